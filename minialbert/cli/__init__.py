@@ -1,0 +1,55 @@
+"""The command line: `minialbert COMMAND`, or `python -m minialbert COMMAND`.
+
+Results go to stdout, progress and warnings to stderr. Exit 0: done; 1: could not be done (one line `error: ...`, a
+traceback only with --debug); 2: usage. texts.py and models.py have the commands, one function each.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+
+from minialbert.cli import models, texts
+from minialbert.errors import MiniAlbertError
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="minialbert", description="ALBERT and BERT: text to vectors, and a look inside.")
+    top.add_argument("--version", action="version", version=_version())
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (texts, models):
+        module.add_commands(commands)
+    for command in commands.choices.values():
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    given = parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    try:
+        return given.run(given) or 0
+    except BrokenPipeError:  # the reader of our output has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    except (MiniAlbertError, OSError, MemoryError) as error:
+        if given.debug:
+            raise
+        say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+        return 1
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _version() -> str:
+    from minialbert import __version__
+
+    return f"minialbert {__version__}"

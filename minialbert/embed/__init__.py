@@ -1,0 +1,387 @@
+"""Text to vectors: the Embedder. (The model's input layer, also called embedding, is model.Embeddings.)
+
+pool.py has layers and poolings, post.py centring and whitening, files.py and shards.py what is read and written.
+The encoder runs as packed.py lays it out: texts sorted by length, end to end, no padding.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from minialbert.embed.pool import RAGGED, Layers, check_pooling, join, mix, parse_layers, pool_pieces, pool_texts
+from minialbert.embed.post import Post
+from minialbert.errors import InputError
+from minialbert.model import AlbertModel
+from minialbert.packed import PackedEncoder
+from minialbert.tokenizers import Encoding, Tokenizer
+
+LONG = ("cut", "window", "error")
+BLOCK_TEXTS = 4096  # texts that are tokenized and sorted together
+OVERLAP = 4  # a window shares a quarter of its tokens with the one before it
+
+
+class Block(NamedTuple):
+    """Vectors of some texts in their order: [n, H], or a list of [T_i, H]; labels of those T_i; tokens cut from each."""
+
+    vectors: Any
+    items: list[list[dict]] | None
+    cut: list[int]
+
+
+class _Prepared(NamedTuple):
+    """A text ready to run: windows of ids (one, unless it is long), types, and which rows of them are its tokens."""
+
+    windows: list[list[int]]
+    types: list[list[int]]
+    rows: list[int] | None  # None: all rows of the one window
+    groups: list[list[int]] | None  # rows of each word or span
+    items: list[dict] | None
+
+
+class Embedder:
+    """Text to vectors: `embed(texts)` is float32 [N, H].
+
+        embed = Embedder(model, tokenizer)
+        embed(["One text.", "Another."])                    # [2, H], mean of the last layer
+        embed(texts, layer="mean(-4..-1)", normalize=True)  # [N, H]
+        embed(texts, layer="all", pooling="cls")            # [N, L + 1, H]
+        embed(texts, pooling="words")                       # a list of [words, H], one for each text
+
+    There is no dropout and no padding here, whatever mode the model is in. A vector moves by about 1e-6 with its
+    neighbours in the batch, because a matrix product rounds by its shape; `exact=True` runs each text alone and gives
+    the same bits whatever else is embedded. batch_tokens is how many tokens run together, a matter of speed and
+    memory alone. dtype=torch.bfloat16 works on a copy of the model. The model's weights are read once, here: make a
+    new Embedder after training.
+    """
+
+    def __init__(
+        self,
+        model: AlbertModel,
+        tokenizer: Tokenizer,
+        *,
+        batch_tokens: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        trunk: AlbertModel = getattr(model, "albert", model)
+        if (device and torch.device(device) != trunk.device) or (dtype and dtype != trunk.dtype):
+            trunk = copy.deepcopy(trunk).to(device=device, dtype=dtype)
+        self.model, self.tokenizer = trunk, tokenizer
+        self.encoder = PackedEncoder(trunk)
+        self.batch_tokens = batch_tokens or (1024 if trunk.device.type == "cpu" else 16384)
+
+    def __call__(
+        self,
+        texts: str | Iterable[str | tuple[str, str]],
+        layer: int | str = -1,
+        pooling: str = "mean",
+        *,
+        normalize: bool = False,
+        post: Post | None = None,
+        word_pooling: str = "mean",
+        spans: Sequence[Sequence[tuple[int, int]]] | None = None,
+        max_length: int | None = None,
+        long: str = "cut",
+        exact: bool = False,
+        progress: bool | None = None,
+    ) -> Any:
+        """Vectors of texts, numpy float32 [N, H]; a single string is a list of one; a tuple is a pair.
+
+        layer: 3, -1, "embeddings" ([N, E], before the projection), "mean(-4..-1)", "cat(1,6,-1)" ([N, 3 H]), "all"
+        ([N, L + 1, H]). pooling: "mean" of all tokens, [CLS] and [SEP] among them, as sentence models have it; "cls",
+        "max"; "pooler" (trained only through the pair task); or, as a list of arrays with a row for each, "tokens",
+        "words" (their pieces joined by word_pooling: mean, first, last, sum, max, first+last), "spans" (mean of the
+        pieces inside each character range of `spans`, one list of (start, end) for each text).
+        post is fitted centring or whitening (embed/post.py), normalize makes lengths 1 after it.
+        A text over max_length tokens (the model's own limit if None) is cut with a warning, refused (long="error"), or
+        run in windows (long="window") that overlap by a quarter; each token is then taken from the window in which
+        it stands farther from an edge.
+        Raises InputError, NameUnknown.
+        """
+        texts = [texts] if isinstance(texts, (str, tuple)) else list(texts)
+        options = {
+            "normalize": normalize, "post": post, "word_pooling": word_pooling, "max_length": max_length,
+            "long": long, "exact": exact,
+        }  # fmt: skip
+        if spans is not None and (pooling != "spans" or len(spans) != len(texts)):
+            raise InputError(f"spans are for pooling='spans', one list for each of the {len(texts)} texts")
+        bar = tqdm(total=len(texts), unit=" texts", disable=not progress and (progress is False or len(texts) < 1000))
+        blocks = []
+        with bar:
+            for block in self.stream(texts, layer, pooling, spans=spans, **options):
+                blocks.append(block)
+                bar.update(len(block.cut))
+        cut = [n for block in blocks for n in block.cut]
+        if any(cut):
+            warnings.warn(cut_line(cut, self.limit(max_length)), stacklevel=2)
+        if pooling in RAGGED:
+            return [array for block in blocks for array in block.vectors]
+        if not blocks:
+            return np.zeros((0, *self.row_shape(layer, post)), np.float32)
+        return np.concatenate([block.vectors for block in blocks])
+
+    def stream(
+        self, texts: Iterable[str | tuple[str, str]], layer: int | str = -1, pooling: str = "mean", *,
+        spans: Sequence[Sequence[tuple[int, int]]] | None = None, block_texts: int = BLOCK_TEXTS,
+        normalize: bool = False, post: Post | None = None, word_pooling: str = "mean", max_length: int | None = None,
+        long: str = "cut", exact: bool = False,
+    ) -> Iterator[Block]:  # fmt: skip
+        """The same for texts without end: a Block for every block_texts texts, in order, in bounded memory."""
+        check_pooling(pooling, word_pooling)
+        if long not in LONG:
+            raise InputError(f"long={long!r} must be one of {', '.join(LONG)}")
+        if pooling == "spans" and spans is None:
+            raise InputError("pooling='spans' needs spans, a list of (start, end) for each text")
+        layers, limit = self.layers(layer, pooling), self.limit(max_length)
+        source, done = iter(texts), 0
+        while batch := list(islice(source, block_texts)):
+            ranges = None if spans is None else spans[done : done + len(batch)]
+            prepared, cut = self.prepare(batch, pooling, ranges, limit, long, done)
+            vectors = self.run(prepared, layers, pooling, word_pooling, exact)
+            if pooling in RAGGED:
+                items = [text.items or [] for text in prepared]
+                yield Block([finished(v, post, normalize, exact) for v in vectors], items, cut)
+            else:
+                yield Block(finished(np.stack(vectors), post, normalize, exact), None, cut)
+            done += len(batch)
+
+    def encode_ids(
+        self, ids: Sequence[Sequence[int]], layer: int | str = -1, pooling: str = "mean", *,
+        types: Sequence[Sequence[int]] | None = None, normalize: bool = False, post: Post | None = None,
+        exact: bool = False,
+    ) -> Any:  # fmt: skip
+        """Vectors from ready-made ids, special tokens and all; pooling by "mean", "cls", "max", "pooler", "tokens"."""
+        check_pooling(pooling)
+        if pooling in ("words", "spans"):
+            raise InputError(f"pooling={pooling!r} needs texts; ids have no words")
+        ids = [list(map(int, row)) for row in ids]
+        if empty := [i for i, row in enumerate(ids) if not row]:
+            raise InputError(f"list {empty[0]} of ids is empty; even an empty text has its special tokens")
+        types = [[0] * len(row) for row in ids] if types is None else [list(row) for row in types]
+        if [len(row) for row in types] != [len(row) for row in ids]:
+            raise InputError("types must have a number for each id")
+        prepared = [_Prepared([row], [kinds], None, None, None) for row, kinds in zip(ids, types, strict=True)]
+        layers = self.layers(layer, pooling)
+        vectors = self.run(prepared, layers, pooling, "mean", exact)
+        if pooling in RAGGED:
+            return [finished(v, post, normalize, exact) for v in vectors]
+        if not vectors:
+            return np.zeros((0, *self.row_shape(layer, post)), np.float32)
+        return finished(np.stack(vectors), post, normalize, exact)
+
+    # ---- what a call means ----
+
+    def layers(self, layer: int | str, pooling: str = "mean") -> Layers:
+        layers = parse_layers(layer, self.model.config.num_visits)
+        if pooling == "pooler":
+            if self.model.pooler is None:
+                raise InputError("this checkpoint has no pooler; use pooling='cls' or 'mean'")
+            if layers.numbers[0] < 0:
+                raise InputError("the pooler takes vectors H wide; layer 'embeddings' is E wide")
+        return layers
+
+    def row_shape(self, layer: int | str = -1, post: Post | None = None) -> tuple[int, ...]:
+        """The shape of one vector: (H,), (n H,) for "cat", (L + 1, H) for "all", (K,) after whitening to K."""
+        layers, H = self.layers(layer), self.model.config.hidden_size
+        if post is not None:
+            return (post.width,)
+        if layers.how == "all":
+            return (len(layers.numbers), H)
+        H = self.model.config.embedding_size if layers.numbers[0] < 0 else H
+        return (H * (len(layers.numbers) if layers.how == "cat" else 1),)
+
+    def limit(self, max_length: int | None) -> int:
+        """The most tokens of a text that run together, special tokens included."""
+        most = self.model.config.max_position_embeddings
+        if self.tokenizer.model_max_length:
+            most = min(most, self.tokenizer.model_max_length)
+        if max_length is not None and not 4 <= max_length <= self.model.config.max_position_embeddings:
+            raise InputError(
+                f"max_length={max_length} must be between 4 and the model's P={self.model.config.max_position_embeddings} positions"
+            )
+        return max_length or most
+
+    def provenance(self, layer: int | str = -1, pooling: str = "mean", **options: Any) -> dict[str, Any]:
+        """What made a vector, to be written beside it: digests, layer, pooling, precision, version."""
+        from minialbert import __version__
+
+        return {
+            "minialbert": __version__,
+            "model": self.model.digest(),
+            "tokenizer": self.tokenizer.digest(),
+            "layer": self.layers(layer).name,
+            "pooling": pooling,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            **{name: value for name, value in options.items() if value is not None},
+        }
+
+    # ---- text to ids ----
+
+    def prepare(self, batch, pooling, ranges, limit: int, long: str, first: int) -> tuple[list[_Prepared], list[int]]:
+        """Ids of every text, in windows where it is long; rows of its words or spans; how many tokens were cut."""
+        cut_now = long == "cut"
+        encoding = self.tokenizer(batch, padding=False, truncation=cut_now, max_length=limit if cut_now else None)
+        prepared = []
+        for i, (ids, types) in enumerate(zip(encoding.input_ids, encoding.token_type_ids, strict=True)):
+            windows, kinds, rows = [ids], [types], None
+            if len(ids) > limit:
+                if long == "error":
+                    raise InputError(
+                        f"text {first + i} has {len(ids)} tokens, the limit is {limit}; use long='cut' or 'window'"
+                    )
+                if not isinstance(batch[i], str):
+                    raise InputError(f"text {first + i} is a long pair; windows are for single texts")
+                windows, rows = windows_of(ids, limit)
+                kinds = [[0] * len(window) for window in windows]
+            groups, items = pieces_of(encoding, i, batch[i], pooling, None if ranges is None else ranges[i])
+            prepared.append(_Prepared(windows, kinds, rows, groups, items))
+        return prepared, encoding.cut
+
+    # ---- ids to vectors ----
+
+    def run(self, prepared: list[_Prepared], layers: Layers, pooling: str, word_pooling: str, exact: bool) -> list:
+        """A result for each text, in order. Texts of one length run side by side; those in windows run alone."""
+        results: list[Any] = [None] * len(prepared)
+        simple = sorted((i for i, text in enumerate(prepared) if text.rows is None),
+                        key=lambda i: -len(prepared[i].windows[0]))  # fmt: skip
+        for chunk in chunks(simple, [len(prepared[i].windows[0]) for i in simple], 1 if exact else self.batch_tokens):
+            states = self.states([prepared[i].windows[0] for i in chunk], [prepared[i].types[0] for i in chunk], layers)
+            lengths = [len(prepared[i].windows[0]) for i in chunk]
+            for i, vectors in zip(chunk, self.pool(states, lengths, [prepared[i] for i in chunk], layers, pooling, word_pooling), strict=True):
+                results[i] = vectors
+        for i, text in enumerate(prepared):
+            if text.rows is not None:
+                numbers = range(len(text.windows))
+                parts = []
+                for chunk in chunks(list(numbers), [len(w) for w in text.windows], 1 if exact else self.batch_tokens):
+                    parts.append(self.states([text.windows[n] for n in chunk], [text.types[n] for n in chunk], layers))
+                rows = torch.tensor(text.rows, device=self.model.device)
+                states = [torch.cat(layer)[rows] for layer in zip(*parts, strict=True)]
+                (results[i],) = self.pool(states, [len(rows)], [text], layers, pooling, word_pooling)
+        return results
+
+    def states(self, ids: list[list[int]], types: list[list[int]], layers: Layers) -> list[Tensor]:
+        """Token vectors laid end to end, one tensor for each layer to be pooled."""
+        device = self.model.device
+        flat = torch.tensor([n for row in ids for n in row], device=device)
+        kinds = torch.tensor([n for row in types for n in row], device=device)
+        kept = self.encoder(flat, kinds, [len(row) for row in ids], set(layers.numbers))
+        return mix(kept, layers)
+
+    @torch.inference_mode()
+    def pool(self, states, lengths: list[int], texts: list[_Prepared], layers, pooling, word_pooling) -> Iterable:
+        """Token vectors to one result a text: a row, or for ragged poolings an array of rows."""
+        if pooling in ("mean", "cls", "max"):
+            return numpy(join([pool_texts(x, lengths, pooling) for x in states], layers))
+        if pooling == "pooler":
+            assert self.model.pooler is not None
+            first = [pool_texts(x, lengths, "cls") for x in states]
+            return numpy(join([torch.tanh(self.model.pooler(x)) for x in first], layers))
+        starts = np.cumsum([0, *lengths])
+        if pooling == "tokens":
+            return np.split(numpy(join(states, layers)), starts[1:-1])
+        groups = [[int(start) + row for row in group] for start, text in zip(starts, texts, strict=False)
+                  for group in text.groups or []]  # fmt: skip
+        how = word_pooling if pooling == "words" else "mean"
+        rows = numpy(join([pool_pieces(x, groups, how) for x in states], layers))
+        return np.split(rows, np.cumsum([len(text.groups or []) for text in texts])[:-1])
+
+
+def numpy(x: Tensor) -> np.ndarray:
+    return x.float().cpu().numpy()
+
+
+def finished(vectors: np.ndarray, post: Post | None, normalize: bool, exact: bool) -> np.ndarray:
+    """The steps after pooling, in their fixed order: centre, standardize or whiten, then length 1."""
+    if post is not None:
+        vectors = post.apply(vectors, exact=exact)
+    if normalize:
+        lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        vectors = vectors / np.where(lengths == 0, 1, lengths)
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def chunks(numbers: list[int], lengths: list[int], most: int) -> Iterator[list[int]]:
+    """Runs of numbers whose lengths add up to at most `most`, one at least in each."""
+    chunk: list[int] = []
+    total = 0
+    for number, length in zip(numbers, lengths, strict=True):
+        if chunk and total + length > most:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(number)
+        total += length
+    if chunk:
+        yield chunk
+
+
+def windows_of(ids: list[int], limit: int) -> tuple[list[list[int]], list[int]]:
+    """A long text in windows of at most `limit` tokens, and for each of its tokens the row that counts.
+
+    Every window has the text's [CLS] and [SEP]. A token in two windows is taken from the one in which it stands
+    farther from an edge; [CLS] from the first window, [SEP] from the last.
+    """
+    content, room = ids[1:-1], limit - 2
+    step = room - room // OVERLAP
+    count = 1 + max(0, math.ceil((len(content) - room) / step))
+    windows, rows, done = [], [0], 0
+    for n in range(count):
+        start, stop = n * step, min(n * step + room, len(content))
+        windows.append([ids[0], *content[start:stop], ids[-1]])
+        upto = stop if n == count - 1 else stop - (stop - (n + 1) * step + 1) // 2  # the middle of the overlap
+        base = sum(len(w) for w in windows[:-1])
+        rows += range(base + 1 + done - start, base + 1 + upto - start)
+        done = upto
+    rows.append(sum(len(w) for w in windows) - 1)
+    return windows, rows
+
+
+def pieces_of(encoding: Encoding, i: int, text: Any, pooling: str, ranges) -> tuple[list | None, list[dict] | None]:
+    """Rows and labels of the vectors a ragged pooling gives for text i; nothing for the others."""
+    if pooling not in RAGGED:
+        return None, None
+    if not isinstance(text, str):
+        text = tuple(text)
+    texts = (text,) if isinstance(text, str) else text
+    if pooling == "tokens":
+        rows = zip(encoding.tokens[i], encoding.offsets[i], strict=True)
+        return None, [{"piece": piece, "start": a, "end": b} for piece, (a, b) in rows]
+    line = list(zip(encoding.tokens[i], encoding.offsets[i], encoding.sequence_ids[i], strict=True))
+    if pooling == "spans":
+        groups, items = [], []
+        for start, end in ranges:
+            if not 0 <= start < end <= len(texts[0]):
+                raise InputError(f"span ({start}, {end}) is not inside text {i} of {len(texts[0])} characters")
+            inside = [row for row, (_, (a, b), sequence) in enumerate(line) if sequence == 0 and a < end and b > start]
+            groups.append(inside)
+            items.append({"word": texts[0][start:end], "start": start, "end": end,
+                          "pieces": [line[row][0] for row in inside]})  # fmt: skip
+        return groups, items
+    words: dict[tuple[int, int], list[int]] = {}
+    for row, (word, sequence) in enumerate(zip(encoding.word_ids[i], encoding.sequence_ids[i], strict=True)):
+        if word is not None and sequence is not None:
+            words.setdefault((sequence, word), []).append(row)
+    items = []
+    for (sequence, word), rows in words.items():
+        start, end = encoding.word_to_chars(i, word, sequence) or (0, 0)
+        items.append({"word": texts[sequence][start:end], "start": start, "end": end,
+                      "pieces": [line[row][0] for row in rows]})  # fmt: skip
+    return list(words.values()), items
+
+
+def cut_line(cut: Sequence[int], limit: int) -> str:
+    """One line about texts that were cut."""
+    some = [n for n in cut if n]
+    return (
+        f"{len(some)} of {len(cut)} texts were cut to {limit} tokens, {sum(some)} tokens lost; "
+        "long='window' (--long window) keeps them"
+    )

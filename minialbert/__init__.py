@@ -1,0 +1,20 @@
+"""minialbert: the ALBERT you can read in one afternoon and trust to six decimals. The public names, in reading order."""
+
+from minialbert.config import AlbertConfig, sharing_plan
+from minialbert.convert import load
+from minialbert.embed import Embedder
+from minialbert.errors import MiniAlbertError
+from minialbert.heads import (
+    IN_ORDER,
+    SWAPPED,
+    AlbertForMaskedLM,
+    AlbertForMultipleChoice,
+    AlbertForPreTraining,
+    AlbertForQuestionAnswering,
+    AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+)
+from minialbert.hooks import POINTS, Editor, Recorder, chain
+from minialbert.model import AlbertModel
+
+__version__ = "0.1.0"

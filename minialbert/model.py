@@ -1,0 +1,286 @@
+"""THE FILE: all of ALBERT, read from top to bottom. BERT is the same file with other numbers.
+
+Three ideas make ALBERT out of BERT; search for "of 3". Neighbours: config.py says how large, heads.py what is trained
+on top, hooks.py what can be watched, packed.py the same mathematics laid out for speed.
+Lan et al. 2020, "ALBERT: A Lite BERT", sections 3 and 4. One notation:
+
+    B batch   T tokens, padding included   E embedding width   H hidden width   F feed-forward width
+    A heads   D width of one head, H / A   L layers, visits    V vocabulary     P positions
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minialbert.config import AlbertConfig
+from minialbert.errors import InputError
+from minialbert.pretrained import Pretrained
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,  # x Phi(x): the word of Hugging Face and of BERT
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),  # what the word "gelu" means in Google's ALBERT
+    "relu": F.relu,  # Chinese ALBERT
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
+    "silu": F.silu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}
+ACTIVATIONS |= {"gelu_pytorch_tanh": ACTIVATIONS["gelu_new"], "gelu_fast": ACTIVATIONS["gelu_new"], "swish": F.silu}
+
+
+def no_tap(name: str, layer: int, tensor: Tensor) -> Tensor:
+    """What is called at every point when nobody watches; hooks.py has the taps that do something."""
+    return tensor
+
+
+def watches_attention(tap, layer: int) -> bool:
+    """Whether a tap wants scores or probs; one that does not say what it wants gets everything."""
+    if tap is no_tap:
+        return False
+    wants = getattr(tap, "wants", None)
+    return wants is None or wants("attention.scores", layer) or wants("attention.probs", layer)
+
+
+class Embeddings(nn.Module):
+    """Idea 1 of 3: a narrow table, V x E, then one matrix to the hidden width, E x H (section 3.1).
+
+    A word needs few numbers before it has met its context: at base size V x H is 23 million parameters, V x E + E x H
+    is 4 million. BERT has E = H and no projection. (This is the input layer; text to vectors is the folder embed/.)
+    """
+
+    def __init__(self, cfg: AlbertConfig):
+        super().__init__()
+        E, H = cfg.embedding_size, cfg.hidden_size
+        self.word = nn.Embedding(cfg.vocab_size, E)
+        self.position = nn.Embedding(cfg.max_position_embeddings, E)
+        self.token_type = nn.Embedding(cfg.type_vocab_size, E)
+        self.norm = nn.LayerNorm(E, eps=cfg.layer_norm_eps)
+        self.drop = nn.Dropout(cfg.hidden_dropout_prob)
+        self.projection = nn.Linear(E, H) if cfg.has_projection else None
+
+    def forward(self, words: Tensor, types: Tensor, positions: Tensor, tap=no_tap) -> Tensor:
+        word = tap("embeddings.word", 0, words)  # [B, T, E]
+        token_type = tap("embeddings.token_type", 0, look_up(self.token_type, types, "token_type_ids"))  # [B, T, E]
+        position = tap("embeddings.position", 0, look_up(self.position, positions, "position_ids"))  # [B, T, E]
+        x = self.norm(word + token_type + position)  # [B, T, E]
+        x = self.drop(tap("embeddings", 0, x))  # [B, T, E]
+        x = x if self.projection is None else self.projection(x)  # [B, T, H]
+        return tap("hidden", 0, x)  # [B, T, H]
+
+
+class Attention(nn.Module):
+    """First half of a layer: every token looks at every real token, to the left and to the right.
+
+    There is no causal mask. ALBERT keeps BERT's attention unchanged (section 3.1). When nobody watches scores or
+    probs, a fused kernel computes the same context without building them.
+    """
+
+    def __init__(self, cfg: AlbertConfig):
+        super().__init__()
+        H = cfg.hidden_size
+        self.heads, self.width = cfg.num_attention_heads, H // cfg.num_attention_heads  # A, D
+        self.query, self.key, self.value, self.output = (nn.Linear(H, H) for _ in range(4))
+        self.norm = nn.LayerNorm(H, eps=cfg.layer_norm_eps)
+        self.drop_probs = nn.Dropout(cfg.attention_probs_dropout_prob)
+        self.drop_out = nn.Dropout(cfg.hidden_dropout_prob)
+
+    def split(self, x: Tensor) -> Tensor:
+        x = x.unflatten(-1, (self.heads, self.width))  # [B, T, A, D]
+        return x.transpose(1, 2)  # [B, A, T, D]
+
+    def forward(self, x: Tensor, padding: Tensor | None, layer: int, tap=no_tap) -> Tensor:
+        q = tap("attention.q", layer, self.split(self.query(x)))  # [B, A, T, D]
+        k = tap("attention.k", layer, self.split(self.key(x)))  # [B, A, T, D]
+        v = tap("attention.v", layer, self.split(self.value(x)))  # [B, A, T, D]
+        if watches_attention(tap, layer):
+            scores = q @ k.transpose(-1, -2) / math.sqrt(self.width)  # [B, A, T, T]
+            if padding is not None:  # the lowest number, not minus infinity: a row of nothing but padding is uniform
+                scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)  # [B, A, T, T]
+            scores = tap("attention.scores", layer, scores)  # [B, A, T, T]
+            probs = tap("attention.probs", layer, scores.softmax(-1))  # [B, A, T, T]
+            context = self.drop_probs(probs) @ v  # [B, A, T, D]
+        else:
+            context = self.fused(q, k, v, padding)  # [B, A, T, D]
+        context = tap("attention.context", layer, context)  # [B, A, T, D]
+        out = self.output(context.transpose(1, 2).flatten(2))  # [B, T, H]
+        out = tap("attention.out", layer, out)  # [B, T, H]
+        return tap("mid", layer, self.norm(x + self.drop_out(out)))  # [B, T, H]
+
+    def fused(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
+        """The same context, held equal by test; a query with nothing to look at gets zero scores, so it is uniform."""
+        attend = None
+        if padding is not None:
+            nothing = padding.all(-1, keepdim=True)
+            q, attend = q.masked_fill(nothing, 0), ~padding | nothing
+        rate = self.drop_probs.p if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=rate)  # [B, A, T, D]
+
+
+class FeedForward(nn.Module):
+    """Second half of a layer: each token by itself, H to F to H (section 3; unchanged from BERT)."""
+
+    def __init__(self, cfg: AlbertConfig):
+        super().__init__()
+        H, inner = cfg.hidden_size, cfg.intermediate_size
+        self.up, self.down = nn.Linear(H, inner), nn.Linear(inner, H)
+        self.act = ACTIVATIONS[cfg.hidden_act]
+        self.norm = nn.LayerNorm(H, eps=cfg.layer_norm_eps)
+        self.drop = nn.Dropout(cfg.hidden_dropout_prob if cfg.ffn_dropout else 0.0)
+
+    def forward(self, x: Tensor, layer: int, tap=no_tap) -> Tensor:
+        pre = tap("ffn.pre", layer, self.up(x))  # [B, T, F]
+        inner = tap("ffn.inner", layer, self.act(pre))  # [B, T, F]
+        out = tap("ffn.out", layer, self.down(inner))  # [B, T, H]
+        return tap("hidden", layer, self.norm(x + self.drop(out)))  # [B, T, H]
+
+
+class SharedEncoder(nn.Module):
+    """Idea 2 of 3: L layers, one set of weights, visited L times (section 3.1).
+
+    The plan says which weights each layer uses. ALBERT is the plan (0, 0), (0, 0), ..., (0, 0); BERT is the plan
+    (0, 0), (1, 1), ..., (L-1, L-1). Nothing else knows about sharing.
+    """
+
+    def __init__(self, cfg: AlbertConfig):
+        super().__init__()
+        self.plan = cfg.sharing_plan()
+        self.attentions = nn.ModuleList(Attention(cfg) for _ in {a for a, _ in self.plan})
+        self.feed_forwards = nn.ModuleList(FeedForward(cfg) for _ in {f for _, f in self.plan})
+
+    def visits(self, depth: int | None) -> list[tuple[int, int]]:
+        """The plan cut to `depth` layers, or carried on past L where one block is all there is."""
+        L = len(self.plan)
+        if depth is None or 0 <= depth <= L:
+            return self.plan[:depth]
+        if depth < 0 or len(set(self.plan)) > 1:
+            more = "more than L needs one block shared by all layers" if depth > L else "it counts layers from 0"
+            raise InputError(f"depth={depth}, the model has L={L} layers: {more}")
+        return self.plan[:1] * depth
+
+    def forward(self, x: Tensor, padding: Tensor | None, plan: list[tuple[int, int]], start=0, tap=no_tap) -> Tensor:
+        for layer, (a, f) in enumerate(plan[start:], start=start + 1):
+            x = self.attentions[a](x, padding, layer, tap)  # [B, T, H]
+            x = self.feed_forwards[f](x, layer, tap)  # [B, T, H]
+        return x
+
+    def extra_repr(self) -> str:
+        blocks = f"{len(self.attentions)} attention and {len(self.feed_forwards)} feed-forward sets of weights"
+        return f"{blocks}, {len(self.plan)} visits"
+
+
+class ModelOutput(NamedTuple):
+    """last_hidden_state [B, T, H], a vector for each token; pooler_output [B, H], trained only through the pair task."""
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+
+class AlbertModel(Pretrained, nn.Module):
+    """The encoder: ids [B, T] to hidden states [B, T, H], and one pooled vector for each text [B, H].
+
+    pooler=False leaves the pooled vector out, as models for masked words, tags and answers do.
+    """
+
+    def __init__(self, config: AlbertConfig, pooler: bool = True):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = SharedEncoder(config)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
+        self.apply(lambda module: initialize(module, config.initializer_range))
+
+    def forward(
+        self,
+        input_ids=None,  # [B, T]
+        attention_mask=None,  # [B, T], anything but 0 for real tokens; or bool [B, 1 or A, T, T], query by key
+        token_type_ids=None,  # [B, T], all 0 if left out
+        position_ids=None,  # [B, T] or [1, T], counted from 0 if left out
+        inputs_embeds=None,  # [B, T, E], in place of rows of the word table
+        *,
+        hidden_states: Tensor | None = None,  # [B, T, H], in place of all these: go on from layer `from_layer`
+        from_layer: int = 0,
+        depth: int | None = None,  # layers to visit; None is all L
+        tap=no_tap,  # (name, layer, tensor) -> tensor, see hooks.py
+    ) -> ModelOutput:
+        """Raises InputError for shapes, ids or depths that the model has no place for."""
+        plan = self.encoder.visits(depth)
+        if hidden_states is not None:
+            x = hidden_states  # [B, T, H]
+        else:
+            words = self.words(input_ids, inputs_embeds)  # [B, T, E]
+            B, T = words.shape[:2]
+            types = self.per_token(token_type_ids, [0] * T, "token_type_ids", B, T)  # [B, T]
+            positions = self.per_token(position_ids, range(T), "position_ids", B, T)  # [B, T]
+            x = self.embeddings(words, types, positions, tap)  # [B, T, H]
+        if not 0 <= from_layer <= len(plan) or (from_layer and hidden_states is None):
+            raise InputError(f"from_layer={from_layer} needs hidden_states, and to be one of 0..{len(plan)}")
+        x = self.encoder(x, self.padding(attention_mask, *x.shape[:2]), plan, from_layer, tap)  # [B, T, H]
+        pooled = None if self.pooler is None else tap("pooled", 0, torch.tanh(self.pooler(x[:, 0])))  # [B, H]
+        return ModelOutput(x, pooled)
+
+    def words(self, ids, inputs_embeds) -> Tensor:
+        """Rows of the word table, or the vectors given in their place; refused when there are too many to place."""
+        if (ids is None) == (inputs_embeds is None):
+            raise InputError("give either input_ids [B, T] or inputs_embeds [B, T, E]")
+        E, P = self.config.embedding_size, self.config.max_position_embeddings
+        x = inputs_embeds if ids is None else torch.as_tensor(ids, device=self.device)
+        if ids is None and (x.dim() != 3 or x.shape[-1] != E):
+            raise InputError(f"inputs_embeds is {list(x.shape)}, expected [B, T, {E}]: E wide, before the projection")
+        if ids is not None and (x.dim() != 2 or x.is_floating_point()):
+            raise InputError(f"input_ids is {list(x.shape)} {x.dtype}, expected whole numbers [B, T]")
+        if x.shape[1] > P:
+            raise InputError(
+                f"input has T={x.shape[1]} tokens, the model has P={P} positions. "
+                f"Cut it (max_length={P}) or use windows (--long window)"
+            )
+        return x if ids is None else look_up(self.embeddings.word, x, "input_ids")  # [B, T, E]
+
+    def per_token(self, value, default, what: str, B: int, T: int) -> Tensor:
+        value = torch.as_tensor(list(default) if value is None else value, device=self.device)
+        if value.shape not in ((T,), (1, T), (B, T)):
+            raise InputError(f"{what} is {list(value.shape)}, expected [{B}, {T}] as the input")
+        return value.expand(B, T)  # [B, T]
+
+    def padding(self, mask, B: int, T: int) -> Tensor | None:
+        """True for keys to ignore, [B, 1, 1, T], or as many rows as a boolean mask [B, 1 or A, T, T] has."""
+        if mask is None:
+            return None
+        mask = torch.as_tensor(mask, device=self.device)
+        if mask.shape == (B, T):
+            return (mask == 0)[:, None, None, :]  # [B, 1, 1, T]
+        if mask.dtype == torch.bool and mask.shape in ((B, 1, T, T), (B, self.config.num_attention_heads, T, T)):
+            return ~mask
+        raise InputError(
+            f"attention_mask is {list(mask.shape)} {mask.dtype}, expected [{B}, {T}] with 1 for real tokens, "
+            f"or bool [{B}, 1, {T}, {T}]"
+        )
+
+
+def look_up(table: nn.Embedding, rows: Tensor, what: str) -> Tensor:
+    """Rows of a table, or an error that names what is out of its range."""
+    try:
+        return table(rows)
+    except IndexError:
+        low, high = int(rows.min()), int(rows.max())
+        raise InputError(f"{what} run from {low} to {high}, the table has rows 0..{len(table.weight) - 1}") from None
+
+
+def initialize(module: nn.Module, deviation: float) -> None:
+    """A normal cut at two deviations for tables and matrices, zero for biases, as the released models began."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.trunc_normal_(module.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def describe(output) -> str:
+    """An output's fields with their shapes; a loss with its value."""
+    fields = {name: x if x is None else list(x.shape) or float(x.detach()) for name, x in output._asdict().items()}
+    return f"{type(output).__name__}({', '.join(f'{name}: {what}' for name, what in fields.items())})"

@@ -1,0 +1,169 @@
+"""`SentencePieceTokenizer`: ALBERT's tokenizer around the sentencepiece library.
+
+clean (normalize.py), SentencePiece, then one rule of ALBERT's own: a piece that ends in digit and comma is cut again,
+so that numbers do not carry the comma with them. base.py does the rest; BERT's tokenizer is in wordpiece.py.
+Source: shared/spec/tokenization.md, section 1.
+"""
+
+import re
+from bisect import bisect_right
+from typing import Any, ClassVar
+
+import sentencepiece
+
+from minialbert.errors import InputError
+from minialbert.tokenizers.base import Tokenizer
+from minialbert.tokenizers.encoding import Token
+from minialbert.tokenizers.model_file import check_model
+from minialbert.tokenizers.normalize import clean, clean_aligned, ends_in_digit_comma, text_of
+
+MARK = "▁"  # U+2581, SentencePiece's sign for a space
+WORD = re.compile(r"\S+")
+RECIPE = "minialbert train-tokenizer makes a model with ALBERT's recipe (shared/spec/tokenization.md, section 2)"
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """English ALBERT's tokenizer.
+
+    A word is a run of the original text between white space, so `word_ids` count `text.split()`; a special token in
+    the text is a word of its own. A word of which nothing is left after cleaning has no tokens, its number is skipped.
+    A lone mark (the piece of a space by itself) has an empty span at the next character.
+    """
+
+    kind = "sentencepiece"
+    FILE_NAME = "spiece.model"
+    HF_CLASS = "AlbertTokenizer"
+    SPECIAL: ClassVar[dict[str, str]] = {
+        "pad": "<pad>",
+        "unk": "<unk>",
+        "cls": "[CLS]",
+        "sep": "[SEP]",
+        "mask": "[MASK]",
+    }
+    SETTINGS: ClassVar[dict[str, Any]] = {
+        "flavor": "hf",  # "google": what the public training code does (tokenization.md, section 4)
+        "do_lower_case": True,
+        "keep_accents": False,
+        "remove_space": True,
+        "split_special": None,  # recognise [MASK] and the others in text? None: yes in flavor "hf"
+        "allowed_special": None,  # which of them; None: all. () forbids them in text that is not trusted
+        "model_max_length": 512,
+    }
+    keep_accents: bool
+    remove_space: bool
+
+    def _load(self) -> None:
+        check_model(self.data, self.source)
+        self._sp = sentencepiece.SentencePieceProcessor(model_proto=self.data)
+        self._size = self._sp.get_piece_size()
+        pieces = [self._sp.id_to_piece(i) for i in range(self._size)]
+        self._clean_args = (self.do_lower_case, self.keep_accents, self.remove_space, self.flavor == "hf")
+        # Most texts hold no piece that the comma rule touches; the ids say so without looking at any string.
+        self._comma_ids = {i for i, piece in enumerate(pieces) if ends_in_digit_comma(piece)}
+        if self._sp.is_unknown(self._sp.piece_to_id(",")):
+            self._comma_ids.add(self._sp.unk_id())  # an unknown stretch could end so too
+        self._nothing: dict[str, bool] = {}  # character: does SentencePiece's own normalizer delete it?
+
+    def _missing_message(self, missing: list[str]) -> str:
+        return f"{self.source}: the SentencePiece model has no {', '.join(missing)}; it is not ALBERT's. {RECIPE}"
+
+    @property
+    def vocab_size(self) -> int:
+        return self._size
+
+    def _vocabulary_id(self, token: str) -> int | None:
+        number = self._sp.piece_to_id(token)
+        return number if self._sp.id_to_piece(number) == token else None
+
+    def _vocabulary_token(self, number: int) -> str:
+        return self._sp.id_to_piece(number)
+
+    def _accents(self) -> str:
+        return "accents kept" if self.keep_accents else "accents removed"
+
+    def _pattern(self, token: str) -> str:
+        """transformers 4 lower-cases a text before it looks for special tokens, so <PAD> is <pad> to it."""
+        pattern = super()._pattern(token)
+        small = self.flavor == "hf" and self.do_lower_case and token == token.lower() and token in self.special_tokens
+        return f"(?i:{pattern})" if small else pattern
+
+    # ---- text to pieces ----
+
+    def clean(self, text: str) -> str:
+        """The text as SentencePiece sees it."""
+        return clean(text, *self._clean_args)
+
+    def _segment_ids(self, text: str) -> list[int]:
+        text = clean(text, *self._clean_args)
+        ids = self._sp.encode(text)
+        if self._comma_ids.isdisjoint(ids):
+            return ids
+        return [number for _, number in self._pieces(text)]
+
+    def _pieces(self, text: str) -> list[tuple[str, int]]:
+        """Pieces and ids of a cleaned text, the comma rule applied.
+
+        An unknown stretch gets the unknown id even where its text is the name of a special piece.
+        """
+        out: list[tuple[str, int]] = []
+        for piece, number in zip(self._sp.encode(text, out_type=str), self._sp.encode(text), strict=True):
+            if number in self._comma_ids and ends_in_digit_comma(piece):
+                out += [(part, self._text_id(part)) for part in self._without_comma(piece)]
+            else:
+                out.append((piece, number))
+        return out
+
+    def _without_comma(self, piece: str) -> list[str]:
+        """'▁2009,' as the pieces of '2009', then ','.
+
+        Encoding '2009' puts a mark in front. Hugging Face takes it away again if the piece had none; Google's code
+        means to and does not, because it compares text with bytes. Source: tokenization.md, section 1.4.
+        """
+        parts = self._sp.encode(piece[:-1].replace(MARK, ""), out_type=str)
+        if self.flavor == "hf" and not piece.startswith(MARK) and parts and parts[0].startswith(MARK):
+            parts = [parts[0][1:], *parts[1:]] if len(parts[0]) > 1 else parts[1:]
+        return [*parts, ","]
+
+    def _text_id(self, piece: str) -> int:
+        """The id of a piece that came out of text: never that of a control piece."""
+        number = self._sp.piece_to_id(piece)
+        return self._sp.unk_id() if self._sp.is_control(number) else number
+
+    def _segment_tokens(self, text: str) -> tuple[list, int]:
+        words = [match.start() for match in WORD.finditer(text)]
+        chars = clean_aligned(text, *self._clean_args)
+        cleaned = text_of(chars)
+        normalized, origins = self._sp.normalize(cleaned, with_offsets=True)
+        ends = list(origins[1:])  # where the next character begins; several may come out of one (½ gives 1⁄2)
+        for k in range(len(ends) - 2, -1, -1):
+            if ends[k] == origins[k]:
+                ends[k] = ends[k + 1]
+        spans = []  # start, end in the original text of each normalized character that is no mark
+        for k, c in enumerate(normalized):
+            if c == MARK:
+                continue
+            first, last = origins[k], max(ends[k] - 1, origins[k])
+            while last > first and self._deleted(cleaned[last]):
+                last -= 1
+            spans.append((chars[first].start, chars[last].end))
+        tokens, at = [], 0
+        for piece, number in self._pieces(cleaned):
+            width = len(piece) - piece.count(MARK)
+            if width:
+                start, end = spans[at][0], spans[at + width - 1][1]
+            else:
+                start = end = spans[at][0] if at < len(spans) else len(text)
+            word = max(bisect_right(words, start) - 1, 0)
+            tokens.append(Token(piece, number, start, end, word))
+            at += width
+        if at != len(spans):
+            raise InputError(f"{self.source}: pieces and text do not agree (a model with byte pieces?): no offsets")
+        return tokens, len(words)
+
+    def _deleted(self, c: str) -> bool:
+        if c not in self._nothing:
+            self._nothing[c] = not self._sp.normalize(c)
+        return self._nothing[c]
+
+    def _join(self, pieces: list[str]) -> str:
+        return "".join(pieces).replace(MARK, " ").strip()

@@ -1,0 +1,154 @@
+"""`WordPieceTokenizer`: BERT's tokenizer, written out. Chinese ALBERT and every BERT use it.
+
+A text is cut into words (normalize.py); each word is spelled with the longest pieces of the vocabulary, from the left.
+base.py does the rest; English ALBERT's tokenizer is in sentencepiece.py.
+Source: shared/spec/tokenization.md, section 5.
+"""
+
+from itertools import chain
+from typing import Any, ClassVar
+
+from minialbert.errors import FileError
+from minialbert.tokenizers.base import Tokenizer
+from minialbert.tokenizers.encoding import Token
+from minialbert.tokenizers.normalize import runs_of, text_of, words_aligned, words_of_run
+
+CACHED_RUNS = 100_000  # distinct words remembered with their ids
+LONGEST_CACHED = 40
+
+
+class WordPieceTokenizer(Tokenizer):
+    """BERT's tokenizer.
+
+    A word is what BERT's basic tokenizer gives: text between white space, every punctuation sign and every ideograph
+    by itself; a special token in the text is a word of its own. Words that cleaning removes whole are not counted.
+    A word that cannot be spelled, or longer than `max_chars` characters, is one [UNK] that covers all of it.
+
+    Of two equal lines of the vocabulary the later one is used, as in Hugging Face; ids are always line numbers.
+    """
+
+    kind = "wordpiece"
+    FILE_NAME = "vocab.txt"
+    HF_CLASS = "BertTokenizer"
+    SPECIAL: ClassVar[dict[str, str]] = {
+        "pad": "[PAD]",
+        "unk": "[UNK]",
+        "cls": "[CLS]",
+        "sep": "[SEP]",
+        "mask": "[MASK]",
+    }
+    SETTINGS: ClassVar[dict[str, Any]] = {
+        "flavor": "hf",  # "google": private-use characters kept, sigma by its place, no special tokens in text
+        "do_lower_case": True,
+        "strip_accents": None,  # None: as do_lower_case
+        "tokenize_chinese_chars": True,
+        "max_chars": None,  # None: 100, but 200 in flavor "google" and for Google's vocab_chinese.txt
+        "split_special": None,  # recognise [MASK] and the others in text? None: yes in flavor "hf"
+        "allowed_special": None,  # which of them; None: all. () forbids them in text that is not trusted
+        "model_max_length": 512,
+    }
+    strip_accents: bool | None
+    tokenize_chinese_chars: bool
+    max_chars: int
+
+    def _load(self) -> None:
+        self._pieces = read_vocabulary(self.data, str(self.source))
+        self._ids = {piece: i for i, piece in enumerate(self._pieces)}
+        if self.max_chars is None:
+            google = self.flavor == "google" or self.source.name == "vocab_chinese.txt"
+            self.max_chars = 200 if google else 100
+        self._longest = max(map(len, self._pieces))
+        self._strip = self.do_lower_case if self.strip_accents is None else self.strip_accents
+        self._cut_args = (self.do_lower_case, self.tokenize_chinese_chars, self.flavor == "hf")
+        self._cache = RunCache(self)
+
+    def _missing_message(self, missing: list[str]) -> str:
+        return f"{self.source}: the vocabulary has no line {', '.join(missing)}; it is not one of BERT's"
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._pieces)
+
+    def _vocabulary_id(self, token: str) -> int | None:
+        return self._ids.get(token)
+
+    def _vocabulary_token(self, number: int) -> str:
+        return self._pieces[number]
+
+    def _accents(self) -> str:
+        return "accents removed" if self._strip else "accents kept"
+
+    # ---- text to pieces ----
+
+    def _segment_ids(self, text: str) -> list[int]:
+        return list(chain.from_iterable(map(self._cache.__getitem__, runs_of(text, *self._cut_args))))
+
+    def spell(self, word: str) -> list[tuple[int, int, int]]:
+        """A word as (start, end, id) of each piece: the longest from the left, continuations with ## in front.
+
+        If any rest cannot be spelled, the whole word is one unknown piece.
+        """
+        unknown = [(0, len(word), self.unk_id)]
+        if len(word) > self.max_chars:
+            return unknown
+        out, start, prefix = [], 0, ""
+        while start < len(word):
+            end = min(len(word), start + self._longest)
+            while end > start and (number := self._ids.get(prefix + word[start:end])) is None:
+                end -= 1
+            if end == start or number is None:
+                return unknown
+            out.append((start, end, number))
+            start, prefix = end, "##"
+        return out
+
+    def _segment_tokens(self, text: str) -> tuple[list[Token], int]:
+        lower, cjk, hf = self._cut_args
+        words = words_aligned(text, lower, self._strip, cjk, hf)
+        tokens = []
+        for n, word in enumerate(words):
+            for start, end, number in self.spell(text_of(word)):
+                tokens.append(Token(self._pieces[number], number, word[start].start, word[end - 1].end, n))
+        return tokens, len(words)
+
+    def _join(self, pieces: list[str]) -> str:
+        """Words with spaces between them; none before . , ! ? (as Hugging Face prints them)."""
+        out = ""
+        for piece in pieces:
+            if piece.startswith("##") and out:
+                out += piece[2:]
+            else:
+                out += piece if not out or piece in (".", ",", "!", "?") else " " + piece
+        return out
+
+
+class RunCache(dict):
+    """run of text: its ids. Most words of a corpus have been seen before; a missing one is spelled once."""
+
+    def __init__(self, tokenizer: WordPieceTokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def __missing__(self, run: str) -> list[int]:
+        tokenizer = self.tokenizer
+        words = words_of_run(run, tokenizer._strip, tokenizer.flavor == "hf")
+        ids = [number for word in words for _, _, number in tokenizer.spell(word)]
+        if len(run) <= LONGEST_CACHED:
+            if len(self) >= CACHED_RUNS:
+                self.clear()
+            self[run] = ids
+        return ids
+
+
+def read_vocabulary(data: bytes, source: str) -> list[str]:
+    """One token a line, its id the number of the line from 0; only the line end is taken off. Raises FileError."""
+    try:
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise FileError(f"{source}: line {line} is not UTF-8; is this a vocabulary?") from error
+    if lines and not lines[-1]:
+        lines.pop()
+    if not any(lines):
+        raise FileError(f"{source}: is empty; a WordPiece vocabulary has one token a line")
+    return lines
