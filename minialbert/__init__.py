@@ -1,4 +1,4 @@
-"""minialbert: the ALBERT you can read in one afternoon and trust to six decimals. The public names, in reading order."""
+"""The ALBERT you can read in one afternoon and trust to six decimals: the public names, in reading order."""
 
 from minialbert.config import AlbertConfig, sharing_plan
 from minialbert.convert import load
@@ -16,5 +16,26 @@ from minialbert.heads import (
 )
 from minialbert.hooks import POINTS, Editor, Recorder, chain
 from minialbert.model import AlbertModel
+
+__all__ = [  # noqa: RUF022  # in reading order
+    "load",
+    "Embedder",
+    "AlbertConfig",
+    "sharing_plan",
+    "AlbertModel",
+    "AlbertForPreTraining",
+    "AlbertForMaskedLM",
+    "AlbertForSequenceClassification",
+    "AlbertForTokenClassification",
+    "AlbertForQuestionAnswering",
+    "AlbertForMultipleChoice",
+    "IN_ORDER",
+    "SWAPPED",
+    "POINTS",
+    "Recorder",
+    "Editor",
+    "chain",
+    "MiniAlbertError",
+]
 
 __version__ = "0.1.0"

@@ -97,6 +97,8 @@ class AlbertConfig:
     def __post_init__(self) -> None:
         for name, kind in _FIELD_KINDS.items():
             value = getattr(self, name)
+            if value is None and name == "classifier_dropout_prob":
+                continue
             if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
             if kind is float:
@@ -249,7 +251,7 @@ _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AlbertConfig)}
 _FIELD_KINDS = {  # what is checked of each field at construction
     name: type(default)
     for name, default in _DEFAULTS.items()
-    if type(default) in (int, float) and not name.endswith("token_id") and name != "classifier_dropout_prob"
+    if type(default) in (int, float) and not name.endswith("token_id")
 }
 _CHOICES: dict[str, tuple] = {
     "hidden_act": ACTIVATIONS,

@@ -35,9 +35,8 @@ class CheckpointError(FileError, ValueError):
     """Weights, configuration and vocabulary that are incomplete or do not belong together."""
 
 
-def nearest(name: str, options: Iterable[str], count: int = 2) -> str:
-    """The options most like `name`, as "a, b", for the end of an error message; "" when none is near."""
+def nearest(name: str, options: Iterable[str]) -> str:
+    """The options that go on from `name`, or else the two most like it, as "a, b"; "" when none is near."""
     options = list(options)
-    close = difflib.get_close_matches(name, options, n=count, cutoff=0.5)
-    close += [option for option in options if name and name in option and option not in close]
-    return ", ".join(close[: max(count, 1)])
+    longer = [option for option in options if name and option.startswith(name)]
+    return ", ".join(longer or difflib.get_close_matches(name, options, n=2, cutoff=0.5))

@@ -71,7 +71,9 @@ class PreTrainingOutput(NamedTuple):
     sop_loss: Tensor | None
     prediction_logits: Tensor
     sop_logits: Tensor
-    __repr__ = describe
+
+    def __repr__(self) -> str:
+        return describe(self)
 
 
 class TaskOutput(NamedTuple):
@@ -79,7 +81,9 @@ class TaskOutput(NamedTuple):
 
     loss: Tensor | None
     logits: Tensor
-    __repr__ = describe
+
+    def __repr__(self) -> str:
+        return describe(self)
 
 
 class AnswerOutput(NamedTuple):
@@ -88,7 +92,9 @@ class AnswerOutput(NamedTuple):
     loss: Tensor | None
     start_logits: Tensor
     end_logits: Tensor
-    __repr__ = describe
+
+    def __repr__(self) -> str:
+        return describe(self)
 
 
 class _WithHead(Pretrained, nn.Module):
@@ -125,7 +131,7 @@ class AlbertForPreTraining(_WithHead):
         With masked_positions [B, M] the word logits are [B, M, V] and labels [B, M]: the same numbers, less work.
         """
         hidden, pooled = self.albert(*inputs, tap=tap, **more)
-        words = self.mlm(hidden, self.albert.embeddings.word.weight, self.labels(masked_positions), tap)  # [B, T, V]
+        words = self.mlm(hidden, self.albert.embeddings.word.weight, self.labels(masked_positions), tap)
         order = self.sop(pooled, tap)  # [B, 2]
         mlm_loss = sop_loss = None
         if (labels := self.labels(labels)) is not None:
@@ -133,7 +139,8 @@ class AlbertForPreTraining(_WithHead):
         if (order_labels := self.labels(sentence_order_label)) is not None:
             sop_loss = mean_cross_entropy(order, order_labels.flatten())
         losses = [loss for loss in (mlm_loss, sop_loss) if loss is not None]
-        return PreTrainingOutput(sum(losses) if losses else None, mlm_loss, sop_loss, words, order)
+        total = torch.stack(losses).sum() if losses else None
+        return PreTrainingOutput(total, mlm_loss, sop_loss, words, order)
 
 
 class AlbertForMaskedLM(_WithHead):
@@ -148,7 +155,7 @@ class AlbertForMaskedLM(_WithHead):
     def forward(self, *inputs, labels=None, masked_positions=None, tap=no_tap, **more) -> TaskOutput:
         """labels [B, T], -100 where no word is asked for; masked_positions [B, M] as in AlbertForPreTraining."""
         hidden, _ = self.albert(*inputs, tap=tap, **more)
-        logits = self.mlm(hidden, self.albert.embeddings.word.weight, self.labels(masked_positions), tap)  # [B, T, V]
+        logits = self.mlm(hidden, self.albert.embeddings.word.weight, self.labels(masked_positions), tap)
         labels = self.labels(labels)
         return TaskOutput(None if labels is None else mean_cross_entropy(logits, labels), logits)
 
@@ -218,12 +225,13 @@ class AlbertForQuestionAnswering(_WithHead):
         start, end = self.qa(hidden).unbind(-1)  # [B, T]
         if (start_positions is None) != (end_positions is None):
             raise InputError("give both start_positions and end_positions, or neither")
-        loss = None
-        if start_positions is not None:
-            T = start.shape[1]
-            wanted = [self.labels(p).flatten().clamp(0, T) for p in (start_positions, end_positions)]
-            loss = sum(mean_cross_entropy(logits, p, ignored=T) for logits, p in zip((start, end), wanted)) / 2
-        return AnswerOutput(loss, start, end)
+        if start_positions is None:
+            return AnswerOutput(None, start, end)
+        first, last = (torch.as_tensor(p, device=self.device).flatten() for p in (start_positions, end_positions))
+        T = start.shape[1]  # also the label that is not counted
+        start_loss = mean_cross_entropy(start, first.clamp(0, T), ignored=T)
+        end_loss = mean_cross_entropy(end, last.clamp(0, T), ignored=T)
+        return AnswerOutput((start_loss + end_loss) / 2, start, end)
 
 
 class AlbertForMultipleChoice(_Classifier):

@@ -66,9 +66,10 @@ class _Selection:
 class Recorder(_Selection):
     """Keeps the tensors that pass the named points: `tape["hidden", 6]`, or `tape["pooled"]` where there is one layer.
 
-    layers=None keeps every layer. Tensors are detached unless detach=False, which keeps the graph for gradients.
-    Changing no bit of the output, it only slows down what it asks for: scores and probs need the written-out
-    attention. A second call overwrites the first. Raises NameUnknown for a point that does not exist or was not kept.
+    layers=None keeps every layer. Tensors are detached unless detach=False, which keeps the graph, so that
+    tape["ffn.out", 3].retain_grad() and backward() give gradients. Recording changes no bit of the output; scores and
+    probs are built for it beside the fused attention (with detach=False, in its place). A second call overwrites the
+    first. Raises NameUnknown for a point that does not exist or was not kept.
     """
 
     def __init__(self, *names: str, layers: int | Iterable[int] | None = None, detach: bool = True):
@@ -78,6 +79,8 @@ class Recorder(_Selection):
 
     def __call__(self, name: str, layer: int, tensor: Tensor) -> Tensor:
         if self.wants(name, layer):
+            if not self.detach:
+                tensor = tensor.view_as(tensor)  # what is kept is then on the way to the output
             self.kept[name, layer] = tensor.detach() if self.detach else tensor
         return tensor
 

@@ -37,14 +37,6 @@ def no_tap(name: str, layer: int, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def watches_attention(tap, layer: int) -> bool:
-    """Whether a tap wants scores or probs; one that does not say what it wants gets everything."""
-    if tap is no_tap:
-        return False
-    wants = getattr(tap, "wants", None)
-    return wants is None or wants("attention.scores", layer) or wants("attention.probs", layer)
-
-
 class Embeddings(nn.Module):
     """Idea 1 of 3: a narrow table, V x E, then one matrix to the hidden width, E x H (section 3.1).
 
@@ -62,10 +54,19 @@ class Embeddings(nn.Module):
         self.drop = nn.Dropout(cfg.hidden_dropout_prob)
         self.projection = nn.Linear(E, H) if cfg.has_projection else None
 
-    def forward(self, words: Tensor, types: Tensor, positions: Tensor, tap=no_tap) -> Tensor:
+    def forward(self, ids, types=None, positions=None, words: Tensor | None = None, tap=no_tap) -> Tensor:
+        if (ids is None) == (words is None):
+            raise InputError("give either input_ids [B, T] or inputs_embeds [B, T, E]")
+        if words is None:
+            words = rows(self.word, ids, "input_ids")  # [B, T, E]
+        if words.dim() != 3 or words.shape[-1] != self.word.embedding_dim or words.shape[1] > len(self.position.weight):
+            refuse(words, self)
+        B, T, _ = words.shape
+        types = [[0]] if types is None else types
+        positions = [list(range(T))] if positions is None else positions
         word = tap("embeddings.word", 0, words)  # [B, T, E]
-        token_type = tap("embeddings.token_type", 0, look_up(self.token_type, types, "token_type_ids"))  # [B, T, E]
-        position = tap("embeddings.position", 0, look_up(self.position, positions, "position_ids"))  # [B, T, E]
+        token_type = tap("embeddings.token_type", 0, rows(self.token_type, types, "token_type_ids", B, T))  # [B, T, E]
+        position = tap("embeddings.position", 0, rows(self.position, positions, "position_ids", B, T))  # [B, T, E]
         x = self.norm(word + token_type + position)  # [B, T, E]
         x = self.drop(tap("embeddings", 0, x))  # [B, T, E]
         x = x if self.projection is None else self.projection(x)  # [B, T, H]
@@ -75,8 +76,9 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     """First half of a layer: every token looks at every real token, to the left and to the right.
 
-    There is no causal mask. ALBERT keeps BERT's attention unchanged (section 3.1). When nobody watches scores or
-    probs, a fused kernel computes the same context without building them.
+    There is no causal mask. ALBERT keeps BERT's attention unchanged (section 3.1): softmax(q k / sqrt(D)) v, written
+    out below for whoever watches or changes scores and probs; otherwise a fused kernel computes it without building
+    them. A test holds the two equal.
     """
 
     def __init__(self, cfg: AlbertConfig):
@@ -92,32 +94,36 @@ class Attention(nn.Module):
         x = x.unflatten(-1, (self.heads, self.width))  # [B, T, A, D]
         return x.transpose(1, 2)  # [B, A, T, D]
 
+    def written_out(self, q: Tensor, k: Tensor, padding: Tensor | None, layer: int, tap) -> Tensor | None:
+        """How much each query takes from each key, shown to the tap; None if it only looked: looking changes no bit."""
+        scores = q @ k.transpose(-1, -2) / math.sqrt(self.width)  # [B, A, T, T]
+        if padding is not None:  # the lowest number, not minus infinity: a row of nothing but padding is uniform
+            scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)  # [B, A, T, T]
+        shown = tap("attention.scores", layer, scores)  # [B, A, T, T]
+        probs = shown.softmax(-1)  # [B, A, T, T]
+        after = tap("attention.probs", layer, probs)  # [B, A, T, T]
+        return None if shown is scores and after is probs else after
+
     def forward(self, x: Tensor, padding: Tensor | None, layer: int, tap=no_tap) -> Tensor:
         q = tap("attention.q", layer, self.split(self.query(x)))  # [B, A, T, D]
         k = tap("attention.k", layer, self.split(self.key(x)))  # [B, A, T, D]
         v = tap("attention.v", layer, self.split(self.value(x)))  # [B, A, T, D]
-        if watches_attention(tap, layer):
-            scores = q @ k.transpose(-1, -2) / math.sqrt(self.width)  # [B, A, T, T]
-            if padding is not None:  # the lowest number, not minus infinity: a row of nothing but padding is uniform
-                scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)  # [B, A, T, T]
-            scores = tap("attention.scores", layer, scores)  # [B, A, T, T]
-            probs = tap("attention.probs", layer, scores.softmax(-1))  # [B, A, T, T]
+        probs = None
+        if tap is not no_tap and wants_attention(tap, layer):
+            probs = self.written_out(q, k, padding, layer, tap)
+        if probs is not None:
             context = self.drop_probs(probs) @ v  # [B, A, T, D]
-        else:
-            context = self.fused(q, k, v, padding)  # [B, A, T, D]
+        else:  # the same, fused; a query with nothing to look at gets scores of zero, which are uniform too
+            attend = None
+            if padding is not None:
+                nothing = padding.all(-1, keepdim=True)
+                q, attend = q.masked_fill(nothing, 0), ~padding | nothing
+            rate = self.drop_probs.p if self.training else 0.0
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=rate)  # [B, A, T, D]
         context = tap("attention.context", layer, context)  # [B, A, T, D]
         out = self.output(context.transpose(1, 2).flatten(2))  # [B, T, H]
         out = tap("attention.out", layer, out)  # [B, T, H]
         return tap("mid", layer, self.norm(x + self.drop_out(out)))  # [B, T, H]
-
-    def fused(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
-        """The same context, held equal by test; a query with nothing to look at gets zero scores, so it is uniform."""
-        attend = None
-        if padding is not None:
-            nothing = padding.all(-1, keepdim=True)
-            q, attend = q.masked_fill(nothing, 0), ~padding | nothing
-        rate = self.drop_probs.p if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=rate)  # [B, A, T, D]
 
 
 class FeedForward(nn.Module):
@@ -173,7 +179,7 @@ class SharedEncoder(nn.Module):
 
 
 class ModelOutput(NamedTuple):
-    """last_hidden_state [B, T, H], a vector for each token; pooler_output [B, H], trained only through the pair task."""
+    """last_hidden_state [B, T, H], one vector a token; pooler_output [B, H], trained only through the pair task."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor | None
@@ -209,50 +215,21 @@ class AlbertModel(Pretrained, nn.Module):
         depth: int | None = None,  # layers to visit; None is all L
         tap=no_tap,  # (name, layer, tensor) -> tensor, see hooks.py
     ) -> ModelOutput:
-        """Raises InputError for shapes, ids or depths that the model has no place for."""
-        plan = self.encoder.visits(depth)
-        if hidden_states is not None:
-            x = hidden_states  # [B, T, H]
-        else:
-            words = self.words(input_ids, inputs_embeds)  # [B, T, E]
-            B, T = words.shape[:2]
-            types = self.per_token(token_type_ids, [0] * T, "token_type_ids", B, T)  # [B, T]
-            positions = self.per_token(position_ids, range(T), "position_ids", B, T)  # [B, T]
-            x = self.embeddings(words, types, positions, tap)  # [B, T, H]
-        if not 0 <= from_layer <= len(plan) or (from_layer and hidden_states is None):
+        """Raises InputError for shapes, ids, layers or depths that the model has no place for."""
+        plan = self.encoder.plan if depth is None else self.encoder.visits(depth)
+        if not 0 <= from_layer <= len(plan) or (from_layer > 0 and hidden_states is None):
             raise InputError(f"from_layer={from_layer} needs hidden_states, and to be one of 0..{len(plan)}")
-        x = self.encoder(x, self.padding(attention_mask, *x.shape[:2]), plan, from_layer, tap)  # [B, T, H]
+        x = hidden_states
+        if x is None:
+            x = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, tap)  # [B, T, H]
+        padding = None if attention_mask is None else self.padding(attention_mask, *x.shape[:2])
+        x = self.encoder(x, padding, plan, from_layer, tap)  # [B, T, H]
         pooled = None if self.pooler is None else tap("pooled", 0, torch.tanh(self.pooler(x[:, 0])))  # [B, H]
         return ModelOutput(x, pooled)
 
-    def words(self, ids, inputs_embeds) -> Tensor:
-        """Rows of the word table, or the vectors given in their place; refused when there are too many to place."""
-        if (ids is None) == (inputs_embeds is None):
-            raise InputError("give either input_ids [B, T] or inputs_embeds [B, T, E]")
-        E, P = self.config.embedding_size, self.config.max_position_embeddings
-        x = inputs_embeds if ids is None else torch.as_tensor(ids, device=self.device)
-        if ids is None and (x.dim() != 3 or x.shape[-1] != E):
-            raise InputError(f"inputs_embeds is {list(x.shape)}, expected [B, T, {E}]: E wide, before the projection")
-        if ids is not None and (x.dim() != 2 or x.is_floating_point()):
-            raise InputError(f"input_ids is {list(x.shape)} {x.dtype}, expected whole numbers [B, T]")
-        if x.shape[1] > P:
-            raise InputError(
-                f"input has T={x.shape[1]} tokens, the model has P={P} positions. "
-                f"Cut it (max_length={P}) or use windows (--long window)"
-            )
-        return x if ids is None else look_up(self.embeddings.word, x, "input_ids")  # [B, T, E]
-
-    def per_token(self, value, default, what: str, B: int, T: int) -> Tensor:
-        value = torch.as_tensor(list(default) if value is None else value, device=self.device)
-        if value.shape not in ((T,), (1, T), (B, T)):
-            raise InputError(f"{what} is {list(value.shape)}, expected [{B}, {T}] as the input")
-        return value.expand(B, T)  # [B, T]
-
-    def padding(self, mask, B: int, T: int) -> Tensor | None:
+    def padding(self, mask, B: int, T: int) -> Tensor:
         """True for keys to ignore, [B, 1, 1, T], or as many rows as a boolean mask [B, 1 or A, T, T] has."""
-        if mask is None:
-            return None
-        mask = torch.as_tensor(mask, device=self.device)
+        mask = torch.as_tensor(mask, device=self.embeddings.word.weight.device)
         if mask.shape == (B, T):
             return (mask == 0)[:, None, None, :]  # [B, 1, 1, T]
         if mask.dtype == torch.bool and mask.shape in ((B, 1, T, T), (B, self.config.num_attention_heads, T, T)):
@@ -263,13 +240,41 @@ class AlbertModel(Pretrained, nn.Module):
         )
 
 
-def look_up(table: nn.Embedding, rows: Tensor, what: str) -> Tensor:
-    """Rows of a table, or an error that names what is out of its range."""
+# ---- what the page above needs, in no special order ----
+
+
+def wants_attention(tap, layer: int) -> bool:
+    """Whether a tap asks for scores or probs; one that cannot say what it wants gets everything."""
+    wants = getattr(tap, "wants", lambda name, layer: True)
+    return wants("attention.scores", layer) or wants("attention.probs", layer)
+
+
+def rows(table: nn.Embedding, numbers, what: str, *shape: int) -> Tensor:
+    """Rows of a table, [B, T, E]; numbers are [B, T] or [1, T], in a tensor, an array or a list."""
+    numbers = torch.as_tensor(numbers, device=table.weight.device)
     try:
-        return table(rows)
-    except IndexError:
-        low, high = int(rows.min()), int(rows.max())
-        raise InputError(f"{what} run from {low} to {high}, the table has rows 0..{len(table.weight) - 1}") from None
+        return table(numbers.expand(shape) if shape else numbers)
+    except (IndexError, RuntimeError):
+        if (shape and numbers.shape not in ((1, shape[1]), shape)) or numbers.is_floating_point():
+            raise InputError(
+                f"{what} is {list(numbers.shape)} {numbers.dtype}, expected whole numbers {list(shape) or '[B, T]'}"
+            ) from None
+        if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < len(table.weight):
+            found = f"{what} run from {int(numbers.min())} to {int(numbers.max())}"
+            raise InputError(f"{found}, the table has rows 0..{len(table.weight) - 1}") from None
+        raise
+
+
+def refuse(words: Tensor, embeddings: Embeddings) -> None:
+    """Say why an input cannot be placed."""
+    E, P = embeddings.word.embedding_dim, len(embeddings.position.weight)
+    if words.dim() != 3 or words.shape[-1] != E:
+        got = list(words.shape)
+        raise InputError(f"expected input_ids [B, T] or inputs_embeds [B, T, {E}]; their rows of width E are {got}")
+    raise InputError(
+        f"input has T={words.shape[1]} tokens, the model has P={P} positions. "
+        f"Cut it (max_length={P}) or use windows (--long window)"
+    )
 
 
 def initialize(module: nn.Module, deviation: float) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialbert.errors import InputError
-from minialbert.model import AlbertModel
+from minialbert.model import AlbertModel, Attention, FeedForward
 
 
 class PackedEncoder:
@@ -29,6 +29,7 @@ class PackedEncoder:
         self.model = model
         self.qkv = []
         for attention in model.encoder.attentions:
+            assert isinstance(attention, Attention)
             three = (attention.query, attention.key, attention.value)
             weight, bias = torch.cat([m.weight for m in three]), torch.cat([m.bias for m in three])
             self.qkv.append((weight.detach(), bias.detach()))
@@ -68,6 +69,7 @@ class PackedEncoder:
         for layer, (a, f) in enumerate(plan[: max(max(layers), 0)], start=1):
             x = self.attend(a, x, runs)  # [N, H]
             ffn = model.encoder.feed_forwards[f]
+            assert isinstance(ffn, FeedForward)
             inner = ffn.act(ffn.up(x))  # [N, F]
             x = ffn.norm(x.add_(ffn.down(inner)))  # [N, H]
             if layer in layers:
@@ -77,6 +79,7 @@ class PackedEncoder:
     def attend(self, a: int, x: Tensor, runs: list[tuple[int, int]]) -> Tensor:
         """The first half of a layer for all texts: one product, attention run by run, output map, LayerNorm."""
         attention = self.model.encoder.attentions[a]
+        assert isinstance(attention, Attention)
         A, D = attention.heads, attention.width
         qkv = F.linear(x, *self.qkv[a])  # [N, 3 H]
         context = torch.empty_like(x)  # [N, H]

@@ -28,8 +28,12 @@ class Pretrained:
         return next(self.parameters()).dtype  # type: ignore[attr-defined]
 
     def digest(self) -> str:
-        """SHA-256 of configuration, names and numbers: the same for the same model, from whatever file it came."""
-        total = hashlib.sha256(json.dumps(self.config.to_json(), sort_keys=True).encode())
+        """SHA-256 of configuration, names and numbers: the same for the same model, from whatever file it came.
+
+        Keys of the configuration that nobody here knows (versions, paths) have no part in it.
+        """
+        keys = {key: value for key, value in self.config.to_json().items() if key not in self.config.extra}
+        total = hashlib.sha256(json.dumps(keys, sort_keys=True).encode())
         for name, parameter in sorted(self.named_parameters()):  # type: ignore[attr-defined]
             numbers = parameter.detach().cpu().contiguous()
             total.update(f"{name} {numbers.dtype} {list(numbers.shape)}".encode())
@@ -59,8 +63,8 @@ class Pretrained:
 
         New rows are the mean of the old ones, so that they start where words are; new biases are 0.
         """
-        if size < 1:
-            raise InputError(f"a vocabulary of {size} entries is none")
+        if not isinstance(size, int) or size < 1:
+            raise InputError(f"size={size!r} must be a whole number of at least 1, the entries of the vocabulary")
         trunk: Any = getattr(self, "albert", self)
         head = getattr(self, "mlm", None)
         with torch.no_grad():
@@ -72,5 +76,5 @@ class Pretrained:
             if head is not None:
                 bias = head.bias.new_zeros(size)
                 bias[:kept] = head.bias[:kept]
-                head.bias = torch.nn.Parameter(bias)
+                head.bias = torch.nn.Parameter(bias, requires_grad=head.bias.requires_grad)
         self.config = trunk.config = dataclasses.replace(trunk.config, vocab_size=size)

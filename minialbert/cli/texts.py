@@ -21,21 +21,18 @@ from minialbert.embed.shards import ShardWriter
 from minialbert.errors import InputError
 from minialbert.tokenizers import load_tokenizer
 
-SHARD_TEXTS = 10_000  # texts in a part
-SHARD_BLOCK = 2_500  # texts embedded together; divides a part, so a run that goes on has the same blocks
-
 
 def add_commands(commands) -> None:
     embed = commands.add_parser(
         "embed", help="text to vectors", epilog=(
             'example: minialbert embed "One text." "Another." --model DIR --layer "mean(-4..-1)" --output vectors.npy'
-        ), description="Text to vectors: texts as arguments or from a file, JSON lines on stdout or a file by its ending.",
+        ), description="Text to vectors. Texts are arguments or a file's lines; vectors go to stdout, or to a file.",
     )  # fmt: skip
     _input(embed)
     embed.add_argument("--model", metavar="REF", help="directory with config.json, weights and vocabulary")
     embed.add_argument("--output", metavar="F", type=Path, help=".npy .npz .safetensors .jsonl .parquet")
-    embed.add_argument("--shards", metavar="DIR", type=Path,
-                       help="for a large corpus: parts and a manifest; the same command goes on after a kill")  # fmt: skip
+    embed.add_argument("--shards", metavar="DIR", type=Path, help="parts and a manifest; goes on after a kill")
+    embed.add_argument("--part", type=int, default=10_000, metavar="N", help="texts in a part of --shards")
     embed.add_argument("--layer", default="-1", metavar="SPEC",
                        help="-1 (default), 3, all, embeddings, mean(-4..-1), cat(1,6,-1)")  # fmt: skip
     embed.add_argument("--pooling", default="mean", choices=[p for p in POOLINGS if p != "spans"])
@@ -80,7 +77,7 @@ def _texts(given: argparse.Namespace) -> Iterable[str]:
     if given.input:
         return read_texts(given.input, given.field)
     if not given.texts:
-        raise InputError('no text: give some as arguments, or a file with --input (- for stdin)')
+        raise InputError("no text: give some as arguments, or a file with --input (- for stdin)")
     # what the shell passes may be no UTF-8: Python keeps such bytes as lone surrogates, here they become U+FFFD
     return [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in given.texts]
 
@@ -113,10 +110,10 @@ def run_embed(given: argparse.Namespace) -> int:
     started = time.perf_counter()
     if given.shards:
         width = post.width if post else shape[-1]
-        with ShardWriter(given.shards, record, width, SHARD_TEXTS, ragged=pooling in RAGGED, dtype=given.store) as out:
+        with ShardWriter(given.shards, record, width, given.part, pooling in RAGGED, given.store) as out:
             if out.done_texts:
                 print(f"going on after {out.done_texts} texts", file=sys.stderr)
-            blocks = _blocks(embed, out.skip(texts), layer, pooling, SHARD_BLOCK, cut, post=post,
+            blocks = _blocks(embed, out.skip(texts), layer, pooling, _block(given.part), cut, post=post,
                              normalize=given.normalize, **options)  # fmt: skip
             for some, block in blocks:
                 out.write(block.vectors, some, block.items)
@@ -149,6 +146,11 @@ def _check(given: argparse.Namespace, fitted: bool) -> None:
         raise InputError("fit on a sample first (--save-post F), then give --post F with --shards")
     if given.save_post and not fitted:
         raise InputError("--save-post keeps what --center, --standardize or --whiten fitted; none was asked for")
+
+
+def _block(part: int) -> int:
+    """How many texts to embed together: they must end where a part ends, or a run that goes on has other blocks."""
+    return next(n for n in range(min(part, BLOCK_TEXTS), 0, -1) if part % n == 0)
 
 
 def _blocks(embed: Embedder, texts: Iterable[str], layer, pooling, size: int, cut: list[int], **options) -> Iterator:

@@ -5,26 +5,30 @@ file is used or stands in the report with the reason why not.
 """
 
 import json
+import os
 import warnings
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+import minialbert.convert.names as names
 from minialbert.config import PRESETS, AlbertConfig
-from minialbert.convert import names
-from minialbert.convert.torch_files import Weights, write_safetensors, write_text
-from minialbert.errors import CheckpointError, FileError, InputError
+from minialbert.convert.torch_files import FLOATS, Weights, write_safetensors, write_text
+from minialbert.errors import CheckpointError, FileError, InputError, NameUnknown, nearest
 from minialbert.model import AlbertModel
 from minialbert.tokenizers import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from minialbert.pretrained import Pretrained
 
-_HEAD_WORDS = {"mlm.": "masked words", "sop.": "sentence order", "classifier.": "classifier", "qa.": "answers",
-               "pooler.": "pooler"}  # fmt: skip
+_HEADS = {  # what may be missing from a file, or be left over in it: the first part of our names, in words
+    "mlm": "masked words", "sop": "sentence order", "classifier": "classifier", "qa": "answers", "pooler": "pooler",
+}  # fmt: skip
 
 
 @dataclass
@@ -35,7 +39,7 @@ class LoadReport:
     tied: list[str] = field(default_factory=list)  # a second copy of the word table or of the output bias
     derived: list[str] = field(default_factory=list)  # copies of shared weights, folded; an identity projection
     ignored: dict[str, str] = field(default_factory=dict)  # theirs: why
-    missing: list[str] = field(default_factory=list)  # ours, without which nothing works
+    missing: list[str] = field(default_factory=list)  # ours; load_model refuses when there are any
     new: list[str] = field(default_factory=list)  # ours, of a head the file does not have
 
     def __str__(self) -> str:
@@ -66,9 +70,9 @@ def find(ref: str | Path | None) -> Path:
             "vocabulary, as --model DIR or minialbert.load(DIR)"
         )
     path = Path(ref)
-    if path.is_dir():
+    if os.path.isdir(path):  # not path.is_dir(), which raises for a name too long and for a closed folder above
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise FileError(f"{path}: is a file, expected the directory that holds config.json, weights and vocabulary")
     raise FileError(f"{path}: no such directory; expected one with config.json, weights and vocabulary")
 
@@ -84,187 +88,277 @@ def check_vocabulary(config: AlbertConfig, tokenizer: Tokenizer, where: Path, an
         )
     if config.pad_token_id is not None and config.pad_token_id != tokenizer.pad_id:
         raise CheckpointError(
-            f"{where}: padding is {tokenizer.pad_id} in the vocabulary, {config.pad_token_id} in the configuration"
+            f"{where}: padding is {tokenizer.pad_id} in the vocabulary, {config.pad_token_id} in the configuration; "
+            "find the vocabulary of this model, or correct pad_token_id in config.json"
         )
 
 
-def load_model(cls: type, ref: str | Path, *, dtype: torch.dtype | str = torch.float32, **changes: Any):
-    """Build cls from a directory and fill it; returns the model in eval mode and a LoadReport."""
-    directory = find(ref)
-    config = AlbertConfig.from_json(directory / "config.json")
-    weights = Weights(directory)
-    theirs = {name: names.plain(name, config.model_type) for name in weights}
-    config = replace(config, **changes)
-    to_ours = names.expand(config, "hf")
+def load_model(
+    cls: type, ref: str | Path, *, dtype: torch.dtype | str = torch.float32, **changes: Any
+) -> tuple[Any, LoadReport]:
+    """Build cls from a directory and fill it; returns the model in eval mode and what became of every tensor.
 
-    kwargs = {}
-    if cls is AlbertModel and not any(to_ours.get(name, "").startswith("pooler.") for name in theirs.values()):
-        kwargs["pooler"] = False  # models for masked words, tags and answers are saved without one
-    with torch.device("meta"):
-        model = cls(config, **kwargs)
-    wanted = {name.removeprefix("albert."): list(p.shape) for name, p in model.named_parameters()}
-
-    report, state = LoadReport(), {}
-    fresh_head = _head_to_renew(cls, config, changes)
-    for name, plain in theirs.items():
-        ours = to_ours.get(plain)
-        if plain in names.BUFFERS:
-            report.ignored[name] = "a buffer of old versions"
-        elif "decoder." in plain and plain.startswith(("predictions.", "cls.predictions.")):
-            _tie(weights, name, plain, theirs, wanted, to_ours, state, report)
-        elif ours is None:
-            _sort_unknown(weights, name, plain, config, report)
-        elif ours.startswith("classifier.") and fresh_head:
-            report.ignored[name] = fresh_head
-        elif ours not in wanted:
-            report.ignored[name] = f"the {_HEAD_WORDS[ours.split('.')[0] + '.']} head, which {cls.__name__} has not"
-        else:
-            _check_shape(weights, name, wanted[ours], ours, config)
-            tensor = weights.read(name)
-            if ours in state:
-                if not torch.equal(state[ours], tensor):
-                    raise CheckpointError(
-                        f"{_file(weights)}: {name} differs from other copies of {ours}, which "
-                        f"parameter_sharing={config.parameter_sharing!r} says are one"
-                    )
-                report.derived.append(name)
-            else:
-                state[ours] = tensor
-                report.used[name] = ours
-
-    _fill_gaps(state, wanted, config, directory, weights, report)
-    kind = state["embeddings.word.weight"].dtype if dtype == "auto" else dtype
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+    changes replace fields of the configuration. Heads that the file does not have are new, with a warning.
+    Raises FileError, ConfigError or CheckpointError for the directory, InputError or NameUnknown for the arguments.
+    """
+    if dtype != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise InputError(f"dtype={dtype!r} must be a floating-point torch.dtype or 'auto'")
-    own = {name: state[name.removeprefix("albert.")].to(kind) for name in dict(model.named_parameters())}
+    directory, report = find(ref), LoadReport()
+    saved = AlbertConfig.from_json(directory / "config.json")
+    config = _changed(saved, changes)
+    weights = Weights(directory)
+
+    places = _sort(weights, config, report)
+    model = _empty(cls, config, places)
+    wanted = {name.removeprefix("albert."): p for name, p in model.named_parameters()}
+    why_new = _why_no_classifier(cls, saved, config)
+    _leave_out(cls, wanted, places, why_new, report)
+    state = {ours: _read(weights, ours, copies, wanted, config, report) for ours, copies in places.items()}
+    _find_gaps(weights, wanted, state, report)
+    state |= {ours: _start(ours, wanted[ours], config.initializer_range) for ours in report.new}
+
+    kind = state["embeddings.word.weight"].dtype if dtype == "auto" else dtype
+    own = {name: state.pop(name.removeprefix("albert.")).to(kind) for name, _ in model.named_parameters()}
     model.load_state_dict(own, assign=True)
     if report.new:
-        heads = sorted({_HEAD_WORDS[name.split(".")[0] + "."] for name in report.new})
-        warnings.warn(f"{directory}: has no {' and no '.join(heads)}; new here, to be trained before use", stacklevel=3)
+        heads = ", ".join(dict.fromkeys(_HEADS[ours.split(".")[0]] for ours in report.new))
+        why = f" (the file's is {why_new})" if why_new and "classifier" in heads else ""
+        warnings.warn(f"{directory}: new here, to be trained before use: {heads}{why}", stacklevel=3)
     return model.eval(), report
 
 
-def _file(weights: Weights) -> str:
-    return str(weights.files[0]) if len(weights.files) == 1 else str(weights.directory)
+def _changed(config: AlbertConfig, changes: dict[str, Any]) -> AlbertConfig:
+    """The configuration with some fields replaced; names of labels go with their number."""
+    known = [f.name for f in fields(AlbertConfig)]
+    for key in changes.keys() - set(known):
+        raise NameUnknown(f"{key} is no field of the configuration. Nearest: {nearest(key, [*known, 'dtype'])}")
+    if isinstance(labels := changes.get("id2label"), Mapping):
+        changes = {"num_labels": len(labels)} | changes
+    elif changes.get("num_labels", config.num_labels) != config.num_labels:
+        changes = {"id2label": None} | changes
+    return replace(config, **changes)
 
 
-def _head_to_renew(cls: type, config: AlbertConfig, changes: dict) -> str:
+def _sort(weights: Weights, config: AlbertConfig, report: LoadReport) -> dict[str, list[str]]:
+    """Where every tensor belongs: {our name: its names in the file}, several where the file has copies.
+
+    A name that the table lacks is harmless on top of the encoder and refused inside it, where it would have a part in
+    the numbers.
+    """
+    to_ours = names.expand(config, "hf")
+    places: dict[str, list[str]] = {}
+    strangers = []
+    for name in weights:
+        plain = names.plain(name, config.model_type)
+        if ours := to_ours.get(names.TIED.get(plain, plain)):
+            places.setdefault(ours, []).append(name)
+        elif plain in names.BUFFERS:
+            report.ignored[name] = "a buffer of old versions"
+        elif not plain.startswith(names.TRUNK):
+            report.ignored[name] = "not part of the model: somebody's own head"
+        elif plain.startswith(names.PROJECTION) and not config.has_projection:
+            _check_identity(weights, name)
+            report.derived.append(name)
+        else:
+            strangers.append(name)
+    if strangers:
+        some = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
+        raise CheckpointError(
+            f"{weights.place}: {len(strangers)} tensors are inside the encoder, and no model of this configuration "
+            f"has them: {some}. It says model_type={config.model_type}, num_hidden_layers={config.num_hidden_layers}, "
+            f"num_hidden_groups={config.num_hidden_groups}, inner_group_num={config.inner_group_num}; "
+            "is config.json of another model?"
+        )
+    return places
+
+
+def _check_identity(weights: Weights, name: str) -> None:
+    """Without a projection of our own, the file's must change nothing."""
+    x = weights.read(name)
+    nothing = torch.eye(len(x)) if x.dim() == 2 else torch.zeros(x.shape)
+    if not _equal(x, nothing):
+        raise CheckpointError(
+            f"{weights.home[name]}: {name} changes the embeddings, and config.json says that there is no projection; "
+            "load it with project_embeddings=True"
+        )
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Leaves out first numbers: without memory they are none, yet asking for them makes torch import for seconds."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        filling = getattr(function, "__module__", None) == "torch.nn.init" and function.__name__.endswith("_")
+        return None if filling else function(*args, **(kwargs or {}))
+
+
+def _empty(cls: Any, config: AlbertConfig, places: dict[str, list[str]]) -> nn.Module:
+    """The model without memory; AlbertModel without a pooler where the file has none, as under other heads."""
+    with torch.device("meta"), _NoNumbers():
+        if issubclass(cls, AlbertModel):
+            return cls(config, pooler=any(ours.startswith("pooler.") for ours in places))
+        return cls(config)
+
+
+def _why_no_classifier(cls: type, saved: AlbertConfig, config: AlbertConfig) -> str:
     """Why a classifier in the file is not the one that is asked for, or ""."""
-    made_for = str((config.extra.get("architectures") or [""])[0])
+    made_for = saved.extra.get("architectures")
+    made_for = str(made_for[0]) if isinstance(made_for, list) and made_for else ""
     kinds = ("SequenceClassification", "TokenClassification", "MultipleChoice")
     theirs = next((kind for kind in kinds if made_for.endswith(kind)), None)
     asked = next((kind for kind in kinds if cls.__name__.endswith(kind)), None)
     if asked and theirs and asked != theirs:
-        return f"the classifier of {made_for}, another task"
-    return "made for other labels" if "num_labels" in changes else ""
+        return f"for another task, {made_for}"
+    if config.num_labels != saved.num_labels and asked != "MultipleChoice":
+        return f"for {saved.num_labels} labels, not {config.num_labels}"
+    return ""
 
 
-def _tie(weights, name, plain, theirs, wanted, to_ours, state, report) -> None:
-    """The output matrix and bias of masked words: the word table and mlm.bias under another name."""
-    original = "embeddings.word_embeddings.weight" if plain.endswith("weight") else plain.replace("decoder.", "")
-    ours = to_ours[original]
-    twin = next((other for other, p in theirs.items() if p == original), None)
-    if twin is None and ours in wanted:
-        _check_shape(weights, name, wanted[ours], ours, None)
-        state[ours] = weights.read(name)
-        report.used[name] = ours
-    elif twin is None or "mlm.bias" not in wanted or torch.equal(weights.read(name), weights.read(twin)):
-        report.tied.append(name)
-    else:
-        raise CheckpointError(
-            f"{_file(weights)}: {name} differs from {twin}; they are one tensor in ALBERT and BERT. "
-            "Load AlbertModel for its vectors, or remove the copy that is wrong"
-        )
-
-
-def _sort_unknown(weights: Weights, name: str, plain: str, config: AlbertConfig, report: LoadReport) -> None:
-    """A name that the table lacks: harmless on top of the trunk, refused inside it, where it would change the numbers."""
-    if not plain.startswith(("embeddings.", "encoder.", "pooler.")):
-        report.ignored[name] = "not part of the model: somebody's own head"
-        return
-    dtype, shape = weights.listing[name]
-    if plain.startswith("encoder.embedding_hidden_mapping_in.") and not config.has_projection:
-        x = weights.read(name)
-        if torch.equal(x, torch.eye(len(x), dtype=x.dtype) if x.dim() == 2 else torch.zeros_like(x)):
-            report.derived.append(name)
-            return
-    raise CheckpointError(
-        f"{_file(weights)}: {name} {shape} is inside the encoder, and no model of this configuration has it "
-        f"(num_hidden_layers={config.num_hidden_layers}, num_hidden_groups={config.num_hidden_groups}, "
-        f"inner_group_num={config.inner_group_num}, model_type={config.model_type}); is config.json of another model?"
-    )
-
-
-def _check_shape(weights: Weights, name: str, expected: list[int], ours: str, config: AlbertConfig | None) -> None:
-    _, shape = weights.listing[name]
-    if shape == expected:
-        return
-    table = next((s for n, (_, s) in weights.listing.items() if n.endswith("word_embeddings.weight")), [0, 0])
-    width = next((s[0] for n, (_, s) in weights.listing.items() if "attention" in n and n.endswith("query.bias")), 0)
-    like = [
-        name
-        for name, sizes in PRESETS.items()
-        if (sizes["hidden_size"], sizes.get("embedding_size", 128)) == (width, table[-1])
-    ]
-    hint = f" The weights look like {like[0]} (H={width})." if like and shape != [] and config else ""
-    raise CheckpointError(
-        f"{_file(weights)}: {ours} ({name}) is {shape}, the configuration needs {expected}.{hint} "
-        "config.json and the weights do not belong together"
-    )
-
-
-def _fill_gaps(state: dict[str, Tensor], wanted: dict, config: AlbertConfig, directory: Path, weights, report) -> None:
-    """Parameters that the file lacks: an error inside the trunk or half a head, new numbers for a whole head."""
-    for name in wanted.keys() - state.keys():
-        head = name.split(".")[0] + "."
-        siblings = [other for other in wanted if other.startswith(head)]
-        if head in _HEAD_WORDS and not any(other in state for other in siblings):
-            report.new.append(name)
+def _leave_out(cls: type, wanted: Mapping, places: dict[str, list[str]], why_new: str, report: LoadReport) -> None:
+    """Take heads out of places that the class does not have, and a classifier that is not the one asked for."""
+    for ours in list(places):
+        head = ours.split(".")[0]
+        if ours not in wanted:
+            why = f"{_HEADS[head]}, which {cls.__name__} has not"
+        elif head == "classifier" and why_new:
+            why = f"a classifier {why_new}"
         else:
-            report.missing.append(name)
-    if report.missing:
-        some = ", ".join(sorted(report.missing)[:4]) + (", ..." if len(report.missing) > 4 else "")
+            continue
+        report.ignored |= dict.fromkeys(places.pop(ours), why)
+
+
+def _read(
+    weights: Weights,
+    ours: str,
+    copies: list[str],
+    wanted: Mapping[str, Tensor],
+    config: AlbertConfig,
+    report: LoadReport,
+) -> Tensor:
+    """The tensor for one of our names; where the file has several for it, they must be equal."""
+    first, *others = sorted(copies, key=_is_tied)
+    _check_fit(weights, first, ours, wanted[ours], config)
+    x = weights.read(first)
+    report.used[first] = ours
+    for other in others:
+        if _equal(x, weights.read(other)):
+            (report.tied if _is_tied(other) else report.derived).append(other)
+        elif not _is_tied(other):
+            raise CheckpointError(
+                f"{weights.home[other]}: {other} differs from {first}, and both are {ours} in a model of this "
+                f"configuration (parameter_sharing={config.parameter_sharing!r}); is config.json of another model?"
+            )
+        elif "mlm.bias" in wanted:
+            raise CheckpointError(
+                f"{weights.home[other]}: {other} differs from {first}; they are one tensor in ALBERT and BERT. "
+                "Load AlbertModel for its vectors, or remove the copy that is wrong"
+            )
+        else:
+            report.ignored[other] = "an output matrix of its own for masked words"
+    return x
+
+
+def _is_tied(name: str) -> bool:
+    return "predictions.decoder." in name
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    """The same numbers, NaN for NaN, whatever the precision they are stored in."""
+    return x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all())
+
+
+def _check_fit(weights: Weights, name: str, ours: str, wanted: Tensor, config: AlbertConfig) -> None:
+    kind, shape = weights.listing[name]
+    if shape != list(wanted.shape):
         raise CheckpointError(
-            f"{_file(weights)}: {len(report.missing)} of {len(wanted)} tensors are missing: {some}. "
-            f"The file has {len(weights.listing)}, of which {len(report.used)} are used"
+            f"{weights.home[name]}: {ours} ({name}) is {shape}, the configuration needs {list(wanted.shape)}."
+            f"{_looks_like(weights, config)} config.json and the weights do not belong together"
         )
-    for name in report.new:
-        x = torch.zeros(wanted[name])
-        if name.endswith("norm.weight"):
-            x.fill_(1)
-        elif name.endswith("weight"):
-            nn.init.trunc_normal_(x, std=config.initializer_range, a=-2 * config.initializer_range,
-                                  b=2 * config.initializer_range)  # fmt: skip
-        state[name] = x
+    if kind not in FLOATS:
+        raise CheckpointError(
+            f"{weights.home[name]}: {ours} ({name}) is of dtype {kind}, expected one of {', '.join(FLOATS)}; "
+            "quantized weights are not read"
+        )
+
+
+def _looks_like(weights: Weights, config: AlbertConfig) -> str:
+    """A hint for an error: the official model that has the widths of the file, when it is not the one configured."""
+    shapes = [(name, shape) for name, (_, shape) in weights.listing.items()]
+    table = next((shape for name, shape in shapes if name.endswith("word_embeddings.weight")), [])
+    query = next((shape for name, shape in shapes if name.endswith("query.bias")), [])
+    for name, sizes in PRESETS.items():
+        E, H = sizes.get("embedding_size", 128), sizes["hidden_size"]
+        if [*table[1:], *query] == [E, H] != [config.embedding_size, config.hidden_size]:
+            return f" The weights look like {name.rpartition('-')[0]} (H={H})."
+    return ""
+
+
+def _find_gaps(weights: Weights, wanted: Mapping[str, Tensor], state: dict[str, Tensor], report: LoadReport) -> None:
+    """Parameters that the file lacks: new for a whole head, refused inside the encoder and for half a head."""
+    begun = {ours.split(".")[0] for ours in state}
+    for ours in wanted.keys() - state.keys():
+        head = ours.split(".")[0]
+        (report.new if head in _HEADS and head not in begun else report.missing).append(ours)
+    for part in (report.new, report.missing):
+        part.sort(key=list(wanted).index)  # sets have no order, and new numbers should not depend on one
+    if report.missing:
+        some = ", ".join(report.missing[:4]) + (", ..." if len(report.missing) > 4 else "")
+        raise CheckpointError(
+            f"{weights.place}: {len(report.missing)} of {len(wanted)} tensors are missing: {some}. "
+            f"The file has {len(weights.listing)}, of which {len(report.used)} are used; "
+            "is config.json of another model, or the file not whole?"
+        )
+
+
+def _start(ours: str, wanted: Tensor, deviation: float) -> Tensor:
+    """The numbers that training starts from, as in a new model."""
+    if ours.endswith("norm.weight"):
+        return torch.ones(wanted.shape)
+    x = torch.zeros(wanted.shape)
+    return nn.init.trunc_normal_(x, std=deviation, a=-2 * deviation, b=2 * deviation) if x.dim() == 2 else x
 
 
 def save_model(model: "Pretrained", directory: str | Path) -> None:
-    """Write config.json and model.safetensors as Hugging Face would; each file is whole or not there."""
-    directory, config = Path(directory), model.config
-    if directory.exists() and not directory.is_dir():
+    """Write config.json and model.safetensors as Hugging Face would; each file is whole or not there.
+
+    Raises FileError when the directory cannot be written to.
+    """
+    directory = Path(directory)
+    if os.path.exists(directory) and not os.path.isdir(directory):
         raise FileError(f"{directory}: is a file, expected a directory to write to")
-    directory.mkdir(parents=True, exist_ok=True)
-    bare = isinstance(model, AlbertModel)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{directory}: cannot be made ({error.strerror or error})") from None
+    write_safetensors(directory / "model.safetensors", _their_tensors(model))
+    text = json.dumps(_their_config(model), indent=2, ensure_ascii=False)
+    write_text(directory / "config.json", text + "\n")
+
+
+def _their_tensors(model: "Pretrained") -> dict[str, Tensor]:
+    """Every parameter under Hugging Face's name, once for each layer that has one there."""
+    config, bare = model.config, isinstance(model, AlbertModel)
     own = {name.removeprefix("albert."): p for name, p in model.named_parameters()}  # type: ignore[attr-defined]
+    prefix = "" if bare else f"{config.model_type}."
     tensors: dict[str, Tensor] = {}
-    written_before = set()
+    written = set()
     for theirs, ours in names.expand(config, "hf").items():
         if ours in own:
-            prefix = "" if bare or ours.startswith(names.HEADS) else f"{config.model_type}."
             # what several layers share is written out for each, and a file holds no aliases
-            tensors[prefix + theirs] = own[ours].clone() if ours in written_before else own[ours]
-            written_before.add(ours)
+            tensor = own[ours].clone() if ours in written else own[ours]
+            tensors[theirs if ours.startswith(names.HEADS) else prefix + theirs] = tensor
+            written.add(ours)
     if config.model_type == "albert" and not config.has_projection:  # Hugging Face always has one: an identity is none
-        prefix = "" if bare else "albert."
-        like = own["embeddings.word.weight"]
-        H = config.hidden_size
-        mapping = f"{prefix}encoder.embedding_hidden_mapping_in."
-        tensors |= {mapping + "weight": torch.eye(H, dtype=like.dtype), mapping + "bias": torch.zeros(H).to(like)}
-    written = config.to_json()
-    written["architectures"] = [
-        type(model).__name__.replace("Albert", "Bert" if config.model_type == "bert" else "Albert")
-    ]
-    written["dtype"] = str(own["embeddings.word.weight"].dtype).removeprefix("torch.")
-    written.pop("torch_dtype", None)
-    write_safetensors(directory / "model.safetensors", tensors)
-    write_text(directory / "config.json", json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+        H, like = config.hidden_size, own["embeddings.word.weight"]
+        tensors[f"{prefix}{names.PROJECTION}.weight"] = torch.eye(H).to(like)
+        tensors[f"{prefix}{names.PROJECTION}.bias"] = torch.zeros(H).to(like)
+    return tensors
+
+
+def _their_config(model: "Pretrained") -> dict[str, Any]:
+    """config.json, with the class that Hugging Face would load and the precision of the file."""
+    out = model.config.to_json()
+    family = "Bert" if model.config.model_type == "bert" else "Albert"
+    out |= {"architectures": [type(model).__name__.replace("Albert", family)]}
+    out |= {"dtype": str(model.dtype).removeprefix("torch.")}
+    out.pop("torch_dtype", None)
+    return out

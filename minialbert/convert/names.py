@@ -1,4 +1,4 @@
-"""One table: our name of every tensor, Hugging Face's and Google's, for ALBERT and for BERT. Only here are others' known.
+"""One table: our name of every tensor, Hugging Face's and Google's, for ALBERT and BERT. Only here are others' known.
 
 Names of the trunk stand without the prefix "albert." or "bert.", which files have or lack. Kernels of Google's are
 [in, out], ours and Hugging Face's [out, in]: names that end in /kernel are transposed, nothing else is.
@@ -12,7 +12,7 @@ from minialbert.config import AlbertConfig
 # kind: table (one tensor), dense (weight or kernel, and bias), norm (weight or gamma, bias or beta),
 # out (weight or output_weights, bias or output_bias), bias (one tensor).
 #
-# kind  ours                    Hugging Face ALBERT                  Hugging Face BERT           Google ALBERT                         Google BERT
+# kind  ours                    Hugging Face ALBERT                  Hugging Face BERT           Google ALBERT                         Google BERT  # noqa: E501
 _TABLE = """
   table embeddings.word         embeddings.word_embeddings           =                           bert/embeddings/word_embeddings       =
   table embeddings.position     embeddings.position_embeddings       =                           bert/embeddings/position_embeddings   =
@@ -94,18 +94,24 @@ def expand(config: AlbertConfig, style: str) -> dict[str, str]:
 
 # What older files write otherwise. Prefixes may stand before any name; DataParallel adds "module."
 _PREFIX = re.compile(r"^(?:module\.)?(?:albert\.|bert\.)?")
-_OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias",
-             "full_layer_layer_norm.gamma": "full_layer_layer_norm.weight",
-             "full_layer_layer_norm.beta": "full_layer_layer_norm.bias"}  # fmt: skip
+_OLD_END = re.compile(r"(LayerNorm|full_layer_layer_norm)\.(gamma|beta)$")
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # numbers that say nothing, from before 2023
+TIED = {  # the output matrix and bias of masked words, stored once more by older versions: copies of these
+    "predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "predictions.decoder.bias": "predictions.bias",
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+TRUNK = ("embeddings.", "encoder.", "pooler.")  # a name that starts so is of the model itself, not of a head
+PROJECTION = "encoder.embedding_hidden_mapping_in"  # Hugging Face's ALBERT has one even where E = H and none is needed
 
 
 def plain(name: str, model_type: str) -> str:
     """A Hugging Face name as the table has it: without prefix, in the new spelling."""
     name = _PREFIX.sub("", name)
-    for old, new in _OLD_ENDS.items():
-        if name.endswith(old):
-            name = name.removesuffix(old) + new
+    if old := _OLD_END.search(name):
+        name = name[: old.start(2)] + {"gamma": "weight", "beta": "bias"}[old[2]]
     if model_type == "albert" and name.startswith("cls."):  # accepted; never released, as far as is known
-        name = name.removeprefix("cls.").replace("seq_relationship.", "sop_classifier.classifier.")
+        name = name.removeprefix("cls.").replace("predictions.transform.", "predictions.")
+        name = name.replace("seq_relationship.", "sop_classifier.classifier.")
     return name

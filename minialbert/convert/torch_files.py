@@ -5,90 +5,162 @@ a .bin is a pickle and is read with weights_only=True or not at all.
 """
 
 import json
+import math
 import os
-import pickle
 import struct
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from minialbert.errors import CheckpointError, FileError
 
-Listing = dict[str, tuple[str, list[int]]]  # name: (dtype, shape)
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-          "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+Listing = dict[str, tuple[str, list[int]]]  # name: (dtype in the words of safetensors, shape)
+FLOATS = ("F64", "F32", "F16", "BF16")  # what parameters can be
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+_WORDS = {dtype: word for word, dtype in _DTYPES.items()}
+_LONGEST_HEADER = 100_000_000  # as in the safetensors library
 _UNREAD = ("tf_model.h5", "flax_model.msgpack", "rust_model.ot", "with-prefix-tf_model.h5")
+
+
+class Span(NamedTuple):
+    """Where one tensor lies in a safetensors file, in bytes from the end of the header."""
+
+    dtype: str
+    shape: list[int]
+    start: int
+    stop: int
 
 
 def list_safetensors(path: Path) -> Listing:
     """Names, dtypes and shapes from the header alone, every number in it checked against the file's size."""
+    _, spans = _read_header(path)
+    return {name: (span.dtype, span.shape) for name, span in spans.items()}
+
+
+def _read_header(path: Path) -> tuple[int, dict[str, Span]]:
+    """The byte where the tensors begin, and where each of them lies. Raises CheckpointError."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         first = file.read(8)
+        _refuse_stand_in(path, first)
         if len(first) < 8:
             raise CheckpointError(f"{path}: {size} bytes, too short to be safetensors; download it again")
         (length,) = struct.unpack("<Q", first)
-        if length > min(size - 8, 100_000_000):
+        if length > min(size - 8, _LONGEST_HEADER):
             raise CheckpointError(
                 f"{path}: its header claims {length:,} bytes, the file has {size:,}: not safetensors, or cut off; "
                 "download it again"
             )
-        try:
-            header = json.loads(file.read(length))
-            fields = header.pop("__metadata__", None) or {}
-            listing = {name: (row["dtype"], list(row["shape"])) for name, row in header.items()}
-            spans = {name: (*map(int, row["data_offsets"]),) for name, row in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CheckpointError(f"{path}: its header is not the JSON of safetensors; download it again") from None
-    if fields.get("format") in ("tf", "flax", "mlx"):
-        raise CheckpointError(f"{path}: its tensors are laid out for {fields['format']}, expected format 'pt'")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        made_for = dict(header.pop("__metadata__", None) or {}).get("format")
+        spans = {
+            name: Span(str(row["dtype"]), _counts(row["shape"]), *_counts(row["data_offsets"]))
+            for name, row in header.items()
+        }
+        _printable(spans)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path}: its header is not the JSON of safetensors; download it again") from None
+    if made_for in ("tf", "flax", "mlx"):
+        raise CheckpointError(
+            f"{path}: its tensors are laid out for {made_for}, expected format 'pt'; get the file made for PyTorch"
+        )
+    _check_spans(path, spans, size - 8 - length)
+    return 8 + length, spans
+
+
+def _check_spans(path: Path, spans: dict[str, Span], room: int) -> None:
+    """The tensors must fill the room behind the header exactly, one after the other."""
     end = 0
-    for name, (start, stop) in sorted(spans.items(), key=lambda item: item[1]):
-        dtype, shape = listing[name]
-        count = 1
-        for n in shape:
-            count *= n
-        if start != end or stop - start != count * _SIZES.get(dtype, -1):
+    for name, (dtype, shape, start, stop) in sorted(spans.items(), key=lambda item: item[1][2:]):
+        if dtype not in _DTYPES:
+            raise CheckpointError(f"{path}: {name} is of dtype {dtype!r}; known are {', '.join(_DTYPES)}")
+        if start != end or stop - start != math.prod(shape) * _DTYPES[dtype].itemsize:
             raise CheckpointError(
-                f"{path}: its header says {name} is {dtype} {shape} in bytes {start}..{stop}, which cannot be; "
-                "the file is damaged"
+                f"{path}: its header says {name} is {dtype} {shape} in bytes {start}..{stop}, expected "
+                f"{math.prod(shape) * _DTYPES[dtype].itemsize} bytes from {end}; the file is damaged, download it again"
             )
         end = stop
-    if 8 + length + end != size:
+    if end != room:
         raise CheckpointError(
-            f"{path}: the tensors need {8 + length + end:,} bytes, the file has {size:,}; "
-            + ("it was cut off: download it again" if size < 8 + length + end else "something was added at its end")
+            f"{path}: the tensors need {end:,} bytes, the file has {room:,} for them; "
+            + ("it was cut off: download it again" if room < end else "something was added at its end")
         )
-    return listing
+
+
+def _counts(values: Any) -> list[int]:
+    """Whole numbers of at least 0, as JSON gives them."""
+    if not isinstance(values, list) or any(type(n) is not int or n < 0 for n in values):
+        raise ValueError
+    return values
+
+
+def _printable(names: Iterable[Any]) -> None:
+    """Names stand in one-line messages; no real file has one with a line break in it."""
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError
+
+
+def _refuse_stand_in(path: Path, first: bytes) -> None:
+    """What git leaves in the place of a large file when git-lfs is not installed."""
+    if first == b"version ":
+        raise CheckpointError(f"{path}: only git-lfs's note of where the file is; fetch it with git lfs pull")
 
 
 def read_bin(path: Path) -> dict[str, Tensor]:
     """A pickle of tensors, of any torch version, refused when it holds anything else."""
-    if path.stat().st_size == 0:
+    with open(path, "rb") as file:
+        first = file.read(8)
+    if not first:
         raise CheckpointError(f"{path}: empty file; download it again")
+    _refuse_stand_in(path, first)
+    if not first.startswith((b"PK", b"\x80")):  # a zip, or a pickle as torch wrote them before
+        raise CheckpointError(f"{path}: not a torch file, it begins with {first!r}; download it again")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        what = str(error).split("\n")[0].split(". ")[-1]
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise CheckpointError(
-                f"{path}: this pickle holds more than tensors and would run code when read; refused. "
-                "Ask its maker for a safetensors file"
-            ) from None
-        raise CheckpointError(f"{path}: not a whole torch file ({what}); download it again") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
-        what = str(error).strip().split("\n")[0][:120]
-        raise CheckpointError(f"{path}: not a whole torch file ({what}); download it again") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols and the like: it loads or it does not
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on damaged bytes torch.load raises nearly every kind there is
+        raise CheckpointError(f"{path}: {_why_unread(error)}") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(data, Mapping) and isinstance(data.get(wrapper), Mapping):
             data = data[wrapper]
-    if not isinstance(data, Mapping) or not all(isinstance(x, Tensor) for x in data.values()):
+    if not isinstance(data, Mapping):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected a dictionary of tensors")
+    try:
+        _printable(data)
+    except ValueError:
+        raise CheckpointError(f"{path}: its keys are not the names of tensors, expected a state_dict") from None
+    for name, x in data.items():
+        if not isinstance(x, Tensor) or x.layout != torch.strided or x.device.type != "cpu" or x.is_quantized:
+            kind = f"{x.layout} tensor" if isinstance(x, Tensor) else type(x).__name__
+            raise CheckpointError(f"{path}: {name} is a {kind}, expected nothing but plain tensors")
     return dict(data)
+
+
+def _why_unread(error: Exception) -> str:
+    text = str(error)
+    if "GLOBAL" in text or "reduce" in text:
+        return (
+            "this pickle holds more than tensors and would run code when read; refused. "
+            "Ask its maker for a safetensors file"
+        )
+    text = text.split("WeightsUnpickler error: ")[-1].strip().split("\n")[0].split(". ")[0]
+    text = "".join(c if c.isprintable() else "?" for c in text)[:100] or type(error).__name__
+    return f"not a torch file that can be read ({text}); download it again"
 
 
 class Weights:
@@ -100,49 +172,73 @@ class Weights:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._loaded: dict[str, Tensor] = {}
-        self._home: dict[str, Path] = {}
         self.listing: Listing = {}
-        single, index, parts = _choose(directory)
-        self.files = [single] if single else parts
-        for path in self.files:
-            if path.suffix == ".safetensors":
-                found = list_safetensors(path)
-            else:
-                tensors = read_bin(path)
-                self._loaded |= tensors
-                found = {n: (str(t.dtype).removeprefix("torch."), list(t.shape)) for n, t in tensors.items()}
-            if twice := self.listing.keys() & found.keys():
-                raise CheckpointError(f"{path}: {sorted(twice)[0]} is in another shard too; which one is right?")
-            self.listing |= found
-            self._home |= dict.fromkeys(found, path)
+        self.home: dict[str, Path] = {}  # the file that each tensor is in
+        self._begins: dict[Path, int] = {}
+        self._spans: dict[str, Span] = {}
+        self._loaded: dict[str, Tensor] = {}
+        try:
+            self.files, index = _choose(directory)
+            for path in self.files:
+                self._open(path)
+        except FileError:
+            raise
+        except OSError as error:
+            raise FileError(f"{error.filename or directory}: cannot be read ({error.strerror or error})") from None
         for name, shard in index.items():
-            if self._home.get(name) != directory / shard:
-                raise CheckpointError(f"{directory / shard}: the index promises {name} here, it is not")
+            if self.home.get(name) != directory / shard:
+                raise CheckpointError(f"{directory / shard}: the index promises {name} here, it is not; download again")
+
+    def _open(self, path: Path) -> None:
+        if path.suffix == ".safetensors":
+            self._begins[path], spans = _read_header(path)
+            self._spans |= spans
+            found = {name: (span.dtype, span.shape) for name, span in spans.items()}
+        else:
+            tensors = read_bin(path)
+            self._loaded |= tensors
+            found = {name: (_WORDS.get(x.dtype, str(x.dtype)), list(x.shape)) for name, x in tensors.items()}
+        if twice := self.listing.keys() & found.keys():
+            name = min(twice)
+            raise CheckpointError(f"{path}: {name} is in {self.home[name].name} too; remove the one that is wrong")
+        self.listing |= found
+        self.home |= dict.fromkeys(found, path)
+
+    @property
+    def place(self) -> Path:
+        """What an error about no tensor in particular names: the file, or the directory of the shards."""
+        return self.files[0] if len(self.files) == 1 else self.directory
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.listing)
 
     def read(self, name: str) -> Tensor:
+        """The tensor in memory of its own: what becomes of the file afterwards is nothing to the model."""
         if name in self._loaded:
-            return self._loaded[name]
+            return self._loaded[name].detach().clone(memory_format=torch.contiguous_format)
+        path, span = self.home[name], self._spans[name]
+        x = torch.empty(span.shape, dtype=_DTYPES[span.dtype])
         try:
-            with safe_open(self._home[name], framework="pt") as file:
-                return file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self._home[name]}: {name} cannot be read ({error}); download it again") from None
+            with open(path, "rb") as file:
+                file.seek(self._begins[path] + span.start)
+                count = file.readinto(x.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read ({error.strerror or error})") from None
+        if count != span.stop - span.start:
+            raise CheckpointError(f"{path}: {name} ends too early; was the file changed just now?")
+        return x
 
 
-def _choose(directory: Path) -> tuple[Path | None, dict[str, str], list[Path]]:
-    """The single file, or the index and the shards it names."""
+def _choose(directory: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files to read, and the index {tensor: file name} when they are shards."""
     for stem, ending in (("model", "safetensors"), ("pytorch_model", "bin")):
         single = directory / f"{stem}.{ending}"
         if single.is_file():
-            return single, {}, []
+            return [single], {}
         index_path = directory / f"{stem}.{ending}.index.json"
         if index_path.is_file():
             index = _read_index(index_path)
-            return None, index, [directory / shard for shard in sorted(set(index.values()))]
+            return [directory / shard for shard in sorted(set(index.values()))], index
     here = sorted(p.name for p in directory.iterdir())
     unread = [name for name in here if name in _UNREAD]
     if unread:
@@ -155,33 +251,41 @@ def _choose(directory: Path) -> tuple[Path | None, dict[str, str], list[Path]]:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        pairs = {str(name): str(shard) for name, shard in index.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        index = dict(json.loads(path.read_bytes())["weight_map"])
+        _printable(index)
+        _printable(index.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{path}: not an index (JSON with a weight_map); download it again") from None
-    for shard in sorted(set(pairs.values())):
+    if not index:
+        raise CheckpointError(f"{path}: its weight_map is empty; download it again")
+    for shard in sorted(set(index.values())):
         if Path(shard).name != shard or shard in (".", ".."):
             raise CheckpointError(f"{path}: names a shard outside its directory, {shard!r}; refused")
         if not (path.parent / shard).is_file():
-            raise CheckpointError(f"{path}: the shard {shard} is missing; download it too")
-    return pairs
+            raise CheckpointError(f"{path}: the shard {shard!r} is missing; download it too")
+    return index
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, renamed at the end: the file is whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write all tensors under a temporary name, then rename: the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """All tensors in one file, whole or not at all. Raises FileError."""
+    with _whole(path) as temporary:
         save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary, {"format": "pt"})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same for a text file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """A text file, whole or not at all. Raises FileError."""
+    with _whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ The encoder runs as packed.py lays it out: texts sorted by length, end to end, n
 """
 
 import copy
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -13,20 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from minialbert.embed.pool import RAGGED, Layers, check_pooling, join, mix, parse_layers, pool_pieces, pool_texts
 from minialbert.embed.post import Post
+from minialbert.embed.prepare import LONG, Prepared, chunks, prepare
 from minialbert.errors import InputError
 from minialbert.model import AlbertModel
 from minialbert.packed import PackedEncoder
-from minialbert.tokenizers import Encoding, Tokenizer
+from minialbert.tokenizers import Tokenizer
 
-LONG = ("cut", "window", "error")
 BLOCK_TEXTS = 4096  # texts that are tokenized and sorted together
-OVERLAP = 4  # a window shares a quarter of its tokens with the one before it
 
 
 class Block(NamedTuple):
@@ -35,16 +32,6 @@ class Block(NamedTuple):
     vectors: Any
     items: list[list[dict]] | None
     cut: list[int]
-
-
-class _Prepared(NamedTuple):
-    """A text ready to run: windows of ids (one, unless it is long), types, and which rows of them are its tokens."""
-
-    windows: list[list[int]]
-    types: list[list[int]]
-    rows: list[int] | None  # None: all rows of the one window
-    groups: list[list[int]] | None  # rows of each word or span
-    items: list[dict] | None
 
 
 class Embedder:
@@ -73,8 +60,11 @@ class Embedder:
         dtype: torch.dtype | None = None,
     ):
         trunk: AlbertModel = getattr(model, "albert", model)
-        if (device and torch.device(device) != trunk.device) or (dtype and dtype != trunk.dtype):
-            trunk = copy.deepcopy(trunk).to(device=device, dtype=dtype)
+        try:
+            if (device and torch.device(device) != trunk.device) or (dtype and dtype != trunk.dtype):
+                trunk = copy.deepcopy(trunk).to(device=device, dtype=dtype)
+        except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
+            raise InputError(f"device={str(device)!r}: {str(error).splitlines()[0]}") from None
         self.model, self.tokenizer = trunk, tokenizer
         self.encoder = PackedEncoder(trunk)
         self.batch_tokens = batch_tokens or (1024 if trunk.device.type == "cpu" else 16384)
@@ -108,7 +98,7 @@ class Embedder:
         Raises InputError, NameUnknown.
         """
         texts = [texts] if isinstance(texts, (str, tuple)) else list(texts)
-        options = {
+        options: dict[str, Any] = {
             "normalize": normalize, "post": post, "word_pooling": word_pooling, "max_length": max_length,
             "long": long, "exact": exact,
         }  # fmt: skip
@@ -145,7 +135,7 @@ class Embedder:
         source, done = iter(texts), 0
         while batch := list(islice(source, block_texts)):
             ranges = None if spans is None else spans[done : done + len(batch)]
-            prepared, cut = self.prepare(batch, pooling, ranges, limit, long, done)
+            prepared, cut = prepare(self.tokenizer, batch, pooling, ranges, limit, long, done)
             vectors = self.run(prepared, layers, pooling, word_pooling, exact)
             if pooling in RAGGED:
                 items = [text.items or [] for text in prepared]
@@ -159,17 +149,21 @@ class Embedder:
         types: Sequence[Sequence[int]] | None = None, normalize: bool = False, post: Post | None = None,
         exact: bool = False,
     ) -> Any:  # fmt: skip
-        """Vectors from ready-made ids, special tokens and all; pooling by "mean", "cls", "max", "pooler", "tokens"."""
+        """Vectors from ready-made ids, special tokens and all; pooling is "mean", "cls", "max", "pooler" or "tokens"."""
         check_pooling(pooling)
         if pooling in ("words", "spans"):
             raise InputError(f"pooling={pooling!r} needs texts; ids have no words")
         ids = [list(map(int, row)) for row in ids]
         if empty := [i for i, row in enumerate(ids) if not row]:
             raise InputError(f"list {empty[0]} of ids is empty; even an empty text has its special tokens")
+        if types is None and any(row.count(self.tokenizer.sep_id) > 1 for row in ids):
+            warnings.warn(
+                "lists of ids with two [SEP], a pair, but no types: all is taken as one segment", stacklevel=2
+            )
         types = [[0] * len(row) for row in ids] if types is None else [list(row) for row in types]
         if [len(row) for row in types] != [len(row) for row in ids]:
             raise InputError("types must have a number for each id")
-        prepared = [_Prepared([row], [kinds], None, None, None) for row, kinds in zip(ids, types, strict=True)]
+        prepared = [Prepared([list(row)], [list(kinds)]) for row, kinds in zip(ids, types, strict=True)]
         layers = self.layers(layer, pooling)
         vectors = self.run(prepared, layers, pooling, "mean", exact)
         if pooling in RAGGED:
@@ -205,9 +199,8 @@ class Embedder:
         if self.tokenizer.model_max_length:
             most = min(most, self.tokenizer.model_max_length)
         if max_length is not None and not 4 <= max_length <= self.model.config.max_position_embeddings:
-            raise InputError(
-                f"max_length={max_length} must be between 4 and the model's P={self.model.config.max_position_embeddings} positions"
-            )
+            P = self.model.config.max_position_embeddings
+            raise InputError(f"max_length={max_length} must be between 4 and the model's P={P} positions")
         return max_length or most
 
     def provenance(self, layer: int | str = -1, pooling: str = "mean", **options: Any) -> dict[str, Any]:
@@ -224,49 +217,29 @@ class Embedder:
             **{name: value for name, value in options.items() if value is not None},
         }
 
-    # ---- text to ids ----
-
-    def prepare(self, batch, pooling, ranges, limit: int, long: str, first: int) -> tuple[list[_Prepared], list[int]]:
-        """Ids of every text, in windows where it is long; rows of its words or spans; how many tokens were cut."""
-        cut_now = long == "cut"
-        encoding = self.tokenizer(batch, padding=False, truncation=cut_now, max_length=limit if cut_now else None)
-        prepared = []
-        for i, (ids, types) in enumerate(zip(encoding.input_ids, encoding.token_type_ids, strict=True)):
-            windows, kinds, rows = [ids], [types], None
-            if len(ids) > limit:
-                if long == "error":
-                    raise InputError(
-                        f"text {first + i} has {len(ids)} tokens, the limit is {limit}; use long='cut' or 'window'"
-                    )
-                if not isinstance(batch[i], str):
-                    raise InputError(f"text {first + i} is a long pair; windows are for single texts")
-                windows, rows = windows_of(ids, limit)
-                kinds = [[0] * len(window) for window in windows]
-            groups, items = pieces_of(encoding, i, batch[i], pooling, None if ranges is None else ranges[i])
-            prepared.append(_Prepared(windows, kinds, rows, groups, items))
-        return prepared, encoding.cut
-
     # ---- ids to vectors ----
 
-    def run(self, prepared: list[_Prepared], layers: Layers, pooling: str, word_pooling: str, exact: bool) -> list:
-        """A result for each text, in order. Texts of one length run side by side; those in windows run alone."""
+    def run(self, prepared: list[Prepared], layers: Layers, pooling: str, word_pooling: str, exact: bool) -> list:
+        """A result for each text, in order. Texts of one length run side by side, those in windows each by itself."""
+        most = 1 if exact else self.batch_tokens
         results: list[Any] = [None] * len(prepared)
-        simple = sorted((i for i, text in enumerate(prepared) if text.rows is None),
-                        key=lambda i: -len(prepared[i].windows[0]))  # fmt: skip
-        for chunk in chunks(simple, [len(prepared[i].windows[0]) for i in simple], 1 if exact else self.batch_tokens):
-            states = self.states([prepared[i].windows[0] for i in chunk], [prepared[i].types[0] for i in chunk], layers)
-            lengths = [len(prepared[i].windows[0]) for i in chunk]
-            for i, vectors in zip(chunk, self.pool(states, lengths, [prepared[i] for i in chunk], layers, pooling, word_pooling), strict=True):
-                results[i] = vectors
+        length = [len(text.windows[0]) for text in prepared]
+        short = sorted((i for i, text in enumerate(prepared) if text.rows is None), key=lambda i: -length[i])
+        for chunk in chunks(short, [length[i] for i in short], most):
+            texts = [prepared[i] for i in chunk]
+            states = self.states([text.windows[0] for text in texts], [text.types[0] for text in texts], layers)
+            vectors = self.pool(states, [length[i] for i in chunk], texts, layers, pooling, word_pooling)
+            for i, vector in zip(chunk, vectors, strict=True):
+                results[i] = vector
         for i, text in enumerate(prepared):
-            if text.rows is not None:
-                numbers = range(len(text.windows))
-                parts = []
-                for chunk in chunks(list(numbers), [len(w) for w in text.windows], 1 if exact else self.batch_tokens):
-                    parts.append(self.states([text.windows[n] for n in chunk], [text.types[n] for n in chunk], layers))
-                rows = torch.tensor(text.rows, device=self.model.device)
-                states = [torch.cat(layer)[rows] for layer in zip(*parts, strict=True)]
-                (results[i],) = self.pool(states, [len(rows)], [text], layers, pooling, word_pooling)
+            if text.rows is None:
+                continue
+            parts = []
+            for chunk in chunks(list(range(len(text.windows))), [len(window) for window in text.windows], most):
+                parts.append(self.states([text.windows[n] for n in chunk], [text.types[n] for n in chunk], layers))
+            rows = torch.tensor(text.rows, device=self.model.device)
+            states = [torch.cat(part)[rows] for part in zip(*parts, strict=True)]
+            (results[i],) = self.pool(states, [len(rows)], [text], layers, pooling, word_pooling)
         return results
 
     def states(self, ids: list[list[int]], types: list[list[int]], layers: Layers) -> list[Tensor]:
@@ -278,7 +251,9 @@ class Embedder:
         return mix(kept, layers)
 
     @torch.inference_mode()
-    def pool(self, states, lengths: list[int], texts: list[_Prepared], layers, pooling, word_pooling) -> Iterable:
+    def pool(
+        self, states: list[Tensor], lengths: list[int], texts: list[Prepared], layers: Layers, pooling: str, how: str
+    ) -> Iterable:
         """Token vectors to one result a text: a row, or for ragged poolings an array of rows."""
         if pooling in ("mean", "cls", "max"):
             return numpy(join([pool_texts(x, lengths, pooling) for x in states], layers))
@@ -289,9 +264,12 @@ class Embedder:
         starts = np.cumsum([0, *lengths])
         if pooling == "tokens":
             return np.split(numpy(join(states, layers)), starts[1:-1])
-        groups = [[int(start) + row for row in group] for start, text in zip(starts, texts, strict=False)
-                  for group in text.groups or []]  # fmt: skip
-        how = word_pooling if pooling == "words" else "mean"
+        groups = [
+            [int(start) + row for row in group]
+            for start, text in zip(starts[:-1], texts, strict=True)
+            for group in text.groups or []
+        ]
+        how = how if pooling == "words" else "mean"
         rows = numpy(join([pool_pieces(x, groups, how) for x in states], layers))
         return np.split(rows, np.cumsum([len(text.groups or []) for text in texts])[:-1])
 
@@ -308,74 +286,6 @@ def finished(vectors: np.ndarray, post: Post | None, normalize: bool, exact: boo
         lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
         vectors = vectors / np.where(lengths == 0, 1, lengths)
     return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def chunks(numbers: list[int], lengths: list[int], most: int) -> Iterator[list[int]]:
-    """Runs of numbers whose lengths add up to at most `most`, one at least in each."""
-    chunk: list[int] = []
-    total = 0
-    for number, length in zip(numbers, lengths, strict=True):
-        if chunk and total + length > most:
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(number)
-        total += length
-    if chunk:
-        yield chunk
-
-
-def windows_of(ids: list[int], limit: int) -> tuple[list[list[int]], list[int]]:
-    """A long text in windows of at most `limit` tokens, and for each of its tokens the row that counts.
-
-    Every window has the text's [CLS] and [SEP]. A token in two windows is taken from the one in which it stands
-    farther from an edge; [CLS] from the first window, [SEP] from the last.
-    """
-    content, room = ids[1:-1], limit - 2
-    step = room - room // OVERLAP
-    count = 1 + max(0, math.ceil((len(content) - room) / step))
-    windows, rows, done = [], [0], 0
-    for n in range(count):
-        start, stop = n * step, min(n * step + room, len(content))
-        windows.append([ids[0], *content[start:stop], ids[-1]])
-        upto = stop if n == count - 1 else stop - (stop - (n + 1) * step + 1) // 2  # the middle of the overlap
-        base = sum(len(w) for w in windows[:-1])
-        rows += range(base + 1 + done - start, base + 1 + upto - start)
-        done = upto
-    rows.append(sum(len(w) for w in windows) - 1)
-    return windows, rows
-
-
-def pieces_of(encoding: Encoding, i: int, text: Any, pooling: str, ranges) -> tuple[list | None, list[dict] | None]:
-    """Rows and labels of the vectors a ragged pooling gives for text i; nothing for the others."""
-    if pooling not in RAGGED:
-        return None, None
-    if not isinstance(text, str):
-        text = tuple(text)
-    texts = (text,) if isinstance(text, str) else text
-    if pooling == "tokens":
-        rows = zip(encoding.tokens[i], encoding.offsets[i], strict=True)
-        return None, [{"piece": piece, "start": a, "end": b} for piece, (a, b) in rows]
-    line = list(zip(encoding.tokens[i], encoding.offsets[i], encoding.sequence_ids[i], strict=True))
-    if pooling == "spans":
-        groups, items = [], []
-        for start, end in ranges:
-            if not 0 <= start < end <= len(texts[0]):
-                raise InputError(f"span ({start}, {end}) is not inside text {i} of {len(texts[0])} characters")
-            inside = [row for row, (_, (a, b), sequence) in enumerate(line) if sequence == 0 and a < end and b > start]
-            groups.append(inside)
-            items.append({"word": texts[0][start:end], "start": start, "end": end,
-                          "pieces": [line[row][0] for row in inside]})  # fmt: skip
-        return groups, items
-    words: dict[tuple[int, int], list[int]] = {}
-    for row, (word, sequence) in enumerate(zip(encoding.word_ids[i], encoding.sequence_ids[i], strict=True)):
-        if word is not None and sequence is not None:
-            words.setdefault((sequence, word), []).append(row)
-    items = []
-    for (sequence, word), rows in words.items():
-        start, end = encoding.word_to_chars(i, word, sequence) or (0, 0)
-        items.append({"word": texts[sequence][start:end], "start": start, "end": end,
-                      "pieces": [line[row][0] for row in rows]})  # fmt: skip
-    return list(words.values()), items
 
 
 def cut_line(cut: Sequence[int], limit: int) -> str:

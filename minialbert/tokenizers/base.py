@@ -7,35 +7,31 @@ Source: shared/spec/tokenization.md, sections 1.1 and 1.5 to 1.10; decisions: se
 
 import hashlib
 import json
-import operator
-import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from minialbert.errors import CheckpointError, FileError, InputError, nearest
+from minialbert.errors import CheckpointError, InputError, nearest
 from minialbert.tokenizers.batch import STRATEGIES, Text, batch_of, checked, kept_slices, padded_width
 from minialbert.tokenizers.encoding import Encoding, Line, Row, Token
 from minialbert.tokenizers.files import ROLES, read_bytes, write_whole
+from minialbert.tokenizers.vocabulary import Vocabulary
+
+NEEDED = ("unk", "cls", "sep")  # without [PAD] or [MASK] one can work, as long as nothing needs them
+WHOLE = (slice(None), slice(None))  # which content tokens of two texts stay when nothing is cut
 
 
-class Tokenizer:
+class Tokenizer(Vocabulary):
     """Text to ids and back. Made by `load_tokenizer`, or by a subclass from the path of a vocabulary file.
 
     Settings are attributes; SETTINGS of each subclass lists them with their defaults. A tokenizer can be pickled; two
     are equal when they give the same ids for every text.
     """
 
-    kind: ClassVar[str]
     SETTINGS: ClassVar[dict[str, Any]]  # name of a setting: default
     SPECIAL: ClassVar[dict[str, str]]  # role of a special token: its usual name
     FILE_NAME: ClassVar[str]
     HF_CLASS: ClassVar[str]
 
-    flavor: str
-    do_lower_case: bool
-    split_special: bool | None
-    allowed_special: Iterable[str] | None
     model_max_length: int | None
 
     def __init__(
@@ -59,15 +55,14 @@ class Tokenizer:
             raise InputError(f'flavor={self.flavor!r} must be "hf" or "google"')
         if isinstance(self.allowed_special, str):
             raise InputError("allowed_special is a collection of tokens, not one string")
-        self.added: dict[str, int] = {}  # added token: id
-        self.added_special: set[str] = set()  # those of them that decode(skip_special_tokens=True) leaves out
+        if self.allowed_special is not None:
+            self.allowed_special = sorted(set(self.allowed_special))
         self._load()
         names = {**self.SPECIAL, **(special or {})}
-        self._roles = {role: (names[role], self._vocabulary_id(names[role])) for role in ROLES}
-        missing = [self._roles[role][0] for role in ("unk", "cls", "sep") if self._roles[role][1] is None]
+        super().__init__({role: names[role] for role in ROLES})
+        missing = [name for role, (name, number) in self._roles.items() if number is None and role in NEEDED]
         if missing:
             raise CheckpointError(self._missing_message(missing))
-        self._prepare_splitting()
 
     # ---- what the two kinds supply ----
 
@@ -83,106 +78,8 @@ class Tokenizer:
         """The same as Tokens, words counted from 0; and the number of words."""
         raise NotImplementedError
 
-    def _vocabulary_id(self, token: str) -> int | None:
-        raise NotImplementedError
-
-    def _vocabulary_token(self, number: int) -> str:
-        raise NotImplementedError
-
-    def _join(self, pieces: list[str]) -> str:
-        raise NotImplementedError
-
     def _missing_message(self, missing: list[str]) -> str:
         raise NotImplementedError
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids of the vocabulary file, added tokens left out."""
-        raise NotImplementedError
-
-    # ---- special and added tokens ----
-
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """The special tokens of the vocabulary, by string: padding, unknown, [CLS], [SEP], [MASK]."""
-        return {name: number for name, number in self._roles.values() if number is not None}
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        return frozenset([*self.special_tokens.values(), *(self.added[token] for token in self.added_special)])
-
-    def _role_id(self, role: str) -> int:
-        name, number = self._roles[role]
-        if number is None:
-            raise InputError(f"{self.source}: the vocabulary has no {name}, which this needs")
-        return number
-
-    pad_id = property(lambda self: self._role_id("pad"), doc="Id of the padding token.")
-    unk_id = property(lambda self: self._role_id("unk"), doc="Id of the token for what the vocabulary cannot spell.")
-    cls_id = property(lambda self: self._role_id("cls"), doc="Id of [CLS].")
-    sep_id = property(lambda self: self._role_id("sep"), doc="Id of [SEP].")
-    mask_id = property(lambda self: self._role_id("mask"), doc="Id of [MASK].")
-
-    def __len__(self) -> int:
-        return self.vocab_size + sum(number >= self.vocab_size for number in self.added.values())
-
-    def add_tokens(self, tokens: Iterable[str], special: bool = False) -> int:
-        """Tokens that are recognised whole wherever they stand in a text; the model's table must grow with them.
-
-        They are matched exactly (before lower-casing), longest first. Returns how many ids were added at the end; a
-        token the vocabulary already has keeps its id and counts as none. `special`: decoding may leave it out.
-        """
-        if isinstance(tokens, str):
-            raise InputError(f"add_tokens takes a list of tokens, not one string; did you mean [{tokens!r}]?")
-        before = len(self)
-        for token in tokens:
-            if not isinstance(token, str) or not token.strip():
-                raise InputError(f"an added token must be a string with something visible in it, not {token!r}")
-            if token in self.special_tokens:
-                continue
-            if token not in self.added:
-                known = self._vocabulary_id(token)
-                self.added[token] = len(self) if known is None else known
-            if special:
-                self.added_special.add(token)
-        self._prepare_splitting()
-        return len(self) - before
-
-    def has(self, token: str) -> bool:
-        """Is it a token of the vocabulary, or an added one?"""
-        return token in self.added or self._vocabulary_id(token) is not None
-
-    def _prepare_splitting(self) -> None:
-        """The pattern that finds special and added tokens in a text; None if there is nothing to find."""
-        wanted: list[str] = list(self.added)
-        if self.split_special or (self.split_special is None and self.flavor == "hf"):
-            known = self.special_tokens
-            allowed = known if self.allowed_special is None else list(self.allowed_special)
-            for token in allowed:
-                if token not in known:
-                    raise InputError(f"allowed_special: {token!r} is no special token; there are {', '.join(known)}")
-            wanted += allowed
-        wanted = sorted(set(wanted), key=lambda token: (-len(token), token))  # longest at the leftmost position
-        self._found_in_text = {token: self.convert_tokens_to_ids(token) for token in wanted}
-        self._splitter = re.compile("|".join(map(self._pattern, wanted))) if wanted else None
-        self._by_number = {number: token for token, number in self.added.items() if number >= self.vocab_size}
-
-    def _pattern(self, token: str) -> str:
-        """The regular expression that finds one special or added token."""
-        return re.escape(token)
-
-    def _segments(self, text: str) -> Iterator[tuple[int, int, int | None]]:
-        """start, end, id of each special or added token in the text; id None for the ordinary text between them."""
-        at = 0
-        for match in self._splitter.finditer(text) if self._splitter else ():
-            end = match.start()
-            if self.kind == "sentencepiece" and match[0] == self._roles["mask"][0]:
-                end = at + len(text[at:end].rstrip())  # [MASK] swallows the white space on its left
-            yield at, end, None
-            found = match[0] if match[0] in self._found_in_text else match[0].lower()  # see _pattern
-            yield match.start(), match.end(), self._found_in_text[found]
-            at = match.end()
-        yield at, len(text), None
 
     # ---- one text ----
 
@@ -190,7 +87,7 @@ class Tokenizer:
         """Ids of a text, or of a list of words one after the other, without [CLS] and [SEP] around."""
         if isinstance(text, list):
             return [number for word in text for number in self._content_ids(word)]
-        if self._splitter is None or self._splitter.search(text) is None:
+        if not self._may_hold_special(text):
             return self._segment_ids(text)
         ids: list[int] = []
         for start, end, found in self._segments(text):
@@ -280,7 +177,7 @@ class Tokenizer:
         for i, (first, second) in enumerate(batch_of(texts, is_split_into_words)):
             a = self._content_ids(first)
             b = None if second is None else self._content_ids(second)
-            total, kept = len(a) + len(b or ()), (slice(None), slice(None))
+            total, kept = len(a) + len(b or ()), WHOLE
             room = total
             if strategy and limit is not None:
                 room = limit - (self.num_special(b is not None) if add_special_tokens else 0)
@@ -325,38 +222,12 @@ class Tokenizer:
             words=words,
         )
 
-    # ---- ids to text ----
-
-    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """The id of a token, or the ids of several; the unknown id for what is not in the vocabulary."""
-        if not isinstance(tokens, str):
-            return [self.convert_tokens_to_ids(token) for token in tokens]
-        known = self.added.get(tokens, self._vocabulary_id(tokens))
-        return self.unk_id if known is None else known
-
-    def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> Any:
-        """The token of an id, or the tokens of several. Raises InputError for an id that does not exist."""
-        if isinstance(ids, Iterable):
-            return [self.convert_ids_to_tokens(number) for number in ids]
-        number = operator.index(ids)
-        if not 0 <= number < len(self):
-            raise InputError(f"id {number} is not in the vocabulary, which has {len(self)} ids from 0")
-        return self._by_number.get(number) or self._vocabulary_token(number)
-
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """Ids to a text a person can read. It is not the text that was encoded: that was cleaned first."""
-        kept = [number for number in ids if not (skip_special_tokens and number in self.special_ids)]
-        return self._join(self.convert_ids_to_tokens(kept))
-
     # ---- identity, files, pickling ----
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every setting by name."""
-        values = {name: getattr(self, name) for name in self.SETTINGS}
-        if self.allowed_special is not None:
-            values["allowed_special"] = sorted(self.allowed_special)
-        return values
+        return {name: getattr(self, name) for name in self.SETTINGS}
 
     def describe(self) -> str:
         """One line: kind, entries, file, why this file, lower-casing, flavor."""
@@ -394,7 +265,7 @@ class Tokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.added, self.added_special = dict(state["added"]), set(state["added_special"])
-        self._prepare_splitting()
+        self._prepare()
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes the vocabulary (byte for byte) and tokenizer_config.json; `load_tokenizer` gives an equal tokenizer.
@@ -402,15 +273,12 @@ class Tokenizer:
         Each file is written under a temporary name and renamed. Raises FileError.
         """
         directory = Path(directory)
-        if directory.exists() and not directory.is_dir():
-            raise FileError(f"{directory}: is a file, expected a directory to save into")
-        directory.mkdir(parents=True, exist_ok=True)
         entries = {}
         numbered = [(number, token) for token, number in {**self.special_tokens, **self.added}.items()]
         for number, token in sorted(numbered):
             entries[str(number)] = {
                 "content": token,
-                "lstrip": self.kind == "sentencepiece" and token == self._roles["mask"][0],
+                "lstrip": token == self.swallows_left,
                 "normalized": False,
                 "rstrip": False,
                 "single_word": False,

@@ -6,6 +6,8 @@ Sources: shared/spec/tokenization.md, sections 1.6 to 1.9; what users of other l
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,25 +70,36 @@ class Encoding(Mapping):
     """
 
     def __init__(self, rows: list[Row], width: int | None, pad_id: int, pad_token: str, read: Callable[[Row], Line]):
-        self._rows, self._width, self._pad_token, self._read = rows, width, pad_token, read
+        self._rows, self._width, self._pad_id, self._pad_token, self._read = rows, width, pad_id, pad_token, read
         self._lines: dict[int, Line] = {}
-        self.input_ids: Any
-        self.attention_mask: Any
-        self.token_type_ids: Any
-        if width is None:
-            self.input_ids = [row.ids for row in rows]
-            self.attention_mask = [[1] * len(row.ids) for row in rows]
-            self.token_type_ids = [[0] * row.turn + [1] * (len(row.ids) - row.turn) for row in rows]
-            return
-        shape = (len(rows), width)
-        self.input_ids = np.full(shape, pad_id, dtype=np.int64)
-        self.attention_mask = np.zeros(shape, dtype=np.int64)
-        self.token_type_ids = np.zeros(shape, dtype=np.int64)
-        for i, row in enumerate(rows):
-            length = len(row.ids)
-            self.input_ids[i, :length] = row.ids
-            self.attention_mask[i, :length] = 1
-            self.token_type_ids[i, row.turn : length] = 1
+
+    @cached_property
+    def input_ids(self) -> Any:
+        ids = [row.ids for row in self._rows]
+        if self._width is None:
+            return ids
+        out = np.full((len(ids), self._width), self._pad_id, dtype=np.int64)
+        real = self.attention_mask.astype(bool)
+        out[real] = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(real.sum()))
+        return out
+
+    @cached_property
+    def attention_mask(self) -> Any:
+        lengths = [len(row.ids) for row in self._rows]
+        if self._width is None:
+            return [[1] * length for length in lengths]
+        real = np.arange(self._width) < np.array(lengths, dtype=np.int64)[:, None]
+        return real.astype(np.int64)
+
+    @cached_property
+    def token_type_ids(self) -> Any:
+        if self._width is None:
+            return [[0] * row.turn + [1] * (len(row.ids) - row.turn) for row in self._rows]
+        out = np.zeros((len(self), self._width), dtype=np.int64)
+        for i, row in enumerate(self._rows):
+            if row.turn < len(row.ids):
+                out[i, row.turn : len(row.ids)] = 1
+        return out
 
     # ---- the mapping that a model takes ----
 

@@ -4,6 +4,7 @@ Nothing here knows how a text is cut; tokenizer_json.py reads the one format tha
 Source: shared/spec/checkpoint-names.md, section 4.
 """
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -46,13 +47,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes beside the target under a temporary name, then renames: nobody ever sees half a file."""
+    """Writes beside the target under a temporary name, then renames: nobody ever sees half a file. Raises FileError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(data)
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 

@@ -50,18 +50,25 @@ def clean(text: str, lower: bool = True, keep_accents: bool = False, remove_spac
     >>> clean("  ``Éclair''  am\\u00a0Abend ")
     '"eclair" am abend'
     """
-    ascii_only = text.isascii()
-    if not ascii_only:
-        text = SURROGATE.sub("\ufffd", text)
+    if text.isascii():  # no accents, and lower-casing once is enough
+        text = space_and_quotes(text, remove_space, hf)
+        return text.lower() if lower else text
+    text = SURROGATE.sub("\ufffd", text)
     if lower and hf:
         text = lower_each(text)
-    if remove_space:
-        text = " ".join(text.split())
-    if hf and ("``" in text or "''" in text):
-        text = text.replace("``", '"').replace("''", '"')
-    if not ascii_only and not keep_accents:
+    text = space_and_quotes(text, remove_space, hf)
+    if not keep_accents:
         text = drop_accents(text)
     return text.lower() if lower else text
+
+
+def space_and_quotes(text: str, remove_space: bool, hf: bool) -> str:
+    """White space collapsed to single blanks, none at the ends; doubled backticks and apostrophes made one quote."""
+    if remove_space:  # the test spares most texts the work: single blanks are all the white space they have
+        text = text.strip() if text.isprintable() and "  " not in text else " ".join(text.split())
+    if hf and ("``" in text or "''" in text):
+        text = text.replace("``", '"').replace("''", '"')
+    return text
 
 
 def lower_each(text: str) -> str:
@@ -179,10 +186,10 @@ CJK = (  # ideographs; not kana, not hangul
 IDEOGRAPH = re.compile(f"[{CJK}]")
 DELETED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")  # category Cc but tab, LF, CR; and U+FFFD
 ASCII_PUNCTUATION = r"!-/:-@\[-`{-~"
-# A fast first cut, good for any script: an ideograph or ASCII sign by itself, or a run of anything else. Runs may
-# still hold signs and invisible characters beyond ASCII: `words_of_run` looks at each run once and for all.
-RUNS = re.compile(rf"[{ASCII_PUNCTUATION}{CJK}]|[^\s{ASCII_PUNCTUATION}{CJK}]+")
-RUNS_NO_CJK = re.compile(rf"[{ASCII_PUNCTUATION}]|[^\s{ASCII_PUNCTUATION}]+")
+# A first cut inside a chunk without white space, good for any script: an ideograph or ASCII sign by itself, or a run
+# of anything else. Runs may still hold signs and invisible characters beyond ASCII.
+RUNS = re.compile(rf"[{ASCII_PUNCTUATION}{CJK}]|[^{ASCII_PUNCTUATION}{CJK}]+")
+RUNS_NO_CJK = re.compile(rf"[{ASCII_PUNCTUATION}]|[^{ASCII_PUNCTUATION}]+")
 
 
 def is_punctuation(c: str) -> bool:
@@ -199,21 +206,26 @@ def is_dropped(c: str, hf: bool = True) -> bool:
     return c == "\ufffd" or unicodedata.category(c) in (("Cc", "Cf", "Co") if hf else ("Cc", "Cf"))
 
 
-def runs_of(text: str, lower: bool = True, cjk: bool = True, hf: bool = True) -> list[str]:
-    """The text cut at white space, ASCII signs and ideographs, already lower-cased. The first half of BERT's rules."""
-    if not text.isascii():
-        text = SURROGATE.sub("\ufffd", text)
-    if DELETED.search(text):
-        text = DELETED.sub("", text)
+def chunks_of(text: str, lower: bool = True, hf: bool = True) -> list[str]:
+    """The text cut at white space, lower-cased, control characters dropped. The first half of BERT's rules.
+
+    The second half, `words_of_chunk`, looks at one chunk only, so that its answer can be kept for the next time.
+    """
+    if not (text.isascii() and text.isprintable()):
+        text = DELETED.sub("", SURROGATE.sub("\ufffd", text))
     if lower:
         text = lower_each(text) if hf else text.lower()
-    return (RUNS if cjk else RUNS_NO_CJK).findall(text)
+    return text.split()
 
 
-def words_of_run(run: str, strip_accents: bool = True, hf: bool = True) -> list[str]:
-    """The words inside one run of `runs_of`: accents dropped, signs beyond ASCII cut off. The second half."""
-    if run.isascii():
-        return [run]
+def words_of_chunk(chunk: str, strip_accents: bool = True, cjk: bool = True, hf: bool = True) -> list[str]:
+    """The words in a chunk of `chunks_of`: signs and ideographs by themselves, accents dropped."""
+    runs = (RUNS if cjk else RUNS_NO_CJK).findall(chunk)
+    return runs if chunk.isascii() else [word for run in runs for word in words_of_run(run, strip_accents, hf)]
+
+
+def words_of_run(run: str, strip_accents: bool, hf: bool) -> list[str]:
+    """The words in a stretch of other characters than ASCII signs and ideographs."""
     run = "".join([c for c in run if not is_dropped(c, hf)])
     if strip_accents:
         run = "".join([c for c in unicodedata.normalize("NFD", run) if unicodedata.category(c) != "Mn"])
@@ -225,7 +237,7 @@ def words_aligned(
 ) -> list[list[Char]]:
     """BERT's basic tokenizer as the source tells it, step by step, with origins: a list of words, each a list of Char.
 
-    The words are those of `runs_of` and `words_of_run`. Source: tokenization.md, section 5.
+    The words are those of `chunks_of` and `words_of_chunk`. Source: tokenization.md, section 5.
     """
     chars = [c for c in chars_of(whole(text)) if not is_dropped(c.text, hf)]
     if cjk:

@@ -15,7 +15,7 @@ from minialbert.errors import InputError
 from minialbert.tokenizers.base import Tokenizer
 from minialbert.tokenizers.encoding import Token
 from minialbert.tokenizers.model_file import check_model
-from minialbert.tokenizers.normalize import clean, clean_aligned, ends_in_digit_comma, text_of
+from minialbert.tokenizers.normalize import Char, clean, clean_aligned, ends_in_digit_comma, text_of
 
 MARK = "▁"  # U+2581, SentencePiece's sign for a space
 WORD = re.compile(r"\S+")
@@ -31,6 +31,7 @@ class SentencePieceTokenizer(Tokenizer):
     """
 
     kind = "sentencepiece"
+    swallows_left = "[MASK]"
     FILE_NAME = "spiece.model"
     HF_CLASS = "AlbertTokenizer"
     SPECIAL: ClassVar[dict[str, str]] = {
@@ -129,36 +130,42 @@ class SentencePieceTokenizer(Tokenizer):
         number = self._sp.piece_to_id(piece)
         return self._sp.unk_id() if self._sp.is_control(number) else number
 
-    def _segment_tokens(self, text: str) -> tuple[list, int]:
-        words = [match.start() for match in WORD.finditer(text)]
+    def _segment_tokens(self, text: str) -> tuple[list[Token], int]:
         chars = clean_aligned(text, *self._clean_args)
-        cleaned = text_of(chars)
-        normalized, origins = self._sp.normalize(cleaned, with_offsets=True)
-        ends = list(origins[1:])  # where the next character begins; several may come out of one (½ gives 1⁄2)
-        for k in range(len(ends) - 2, -1, -1):
-            if ends[k] == origins[k]:
-                ends[k] = ends[k + 1]
-        spans = []  # start, end in the original text of each normalized character that is no mark
-        for k, c in enumerate(normalized):
-            if c == MARK:
-                continue
-            first, last = origins[k], max(ends[k] - 1, origins[k])
-            while last > first and self._deleted(cleaned[last]):
-                last -= 1
-            spans.append((chars[first].start, chars[last].end))
-        tokens, at = [], 0
-        for piece, number in self._pieces(cleaned):
-            width = len(piece) - piece.count(MARK)
-            if width:
-                start, end = spans[at][0], spans[at + width - 1][1]
-            else:
-                start = end = spans[at][0] if at < len(spans) else len(text)
-            word = max(bisect_right(words, start) - 1, 0)
-            tokens.append(Token(piece, number, start, end, word))
-            at += width
-        if at != len(spans):
+        pieces = self._pieces(text_of(chars))
+        spans = self._spans(chars)
+        widths = [len(piece) - piece.count(MARK) for piece, _ in pieces]  # a mark comes from no character of its own
+        if sum(widths) != len(spans):
             raise InputError(f"{self.source}: pieces and text do not agree (a model with byte pieces?): no offsets")
+        words = [match.start() for match in WORD.finditer(text)]
+        tokens, at = [], 0
+        for (piece, number), width in zip(pieces, widths, strict=True):
+            start = spans[at][0] if at < len(spans) else len(text)
+            end = spans[at + width - 1][1] if width else start
+            tokens.append(Token(piece, number, start, end, max(bisect_right(words, start) - 1, 0)))
+            at += width
         return tokens, len(words)
+
+    def _spans(self, chars: list[Char]) -> list[tuple[int, int]]:
+        """start, end in the original text of each character, marks left out, that SentencePiece cuts into pieces.
+
+        Its own normalizer comes after our cleaning: it tells for each character where in the cleaned text it begins.
+        Several may begin at one place (½ gives 1⁄2); what it deletes belongs to nothing.
+        """
+        cleaned = text_of(chars)
+        normalized, begins = self._sp.normalize(cleaned, with_offsets=True)
+        ends = list(begins[1:])
+        for k in range(len(ends) - 2, -1, -1):
+            if ends[k] == begins[k]:
+                ends[k] = ends[k + 1]
+        spans = []
+        for c, first, end in zip(normalized, begins, ends, strict=False):
+            if c != MARK:
+                last = max(end - 1, first)
+                while last > first and self._deleted(cleaned[last]):
+                    last -= 1
+                spans.append((chars[first].start, chars[last].end))
+        return spans
 
     def _deleted(self, c: str) -> bool:
         if c not in self._nothing:

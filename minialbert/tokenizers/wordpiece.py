@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from minialbert.errors import FileError
 from minialbert.tokenizers.base import Tokenizer
 from minialbert.tokenizers.encoding import Token
-from minialbert.tokenizers.normalize import runs_of, text_of, words_aligned, words_of_run
+from minialbert.tokenizers.normalize import chunks_of, text_of, words_aligned, words_of_chunk
 
-CACHED_RUNS = 100_000  # distinct words remembered with their ids
+CACHED_CHUNKS = 200_000  # distinct stretches between white space that are remembered with their ids
 LONGEST_CACHED = 40
 
 
@@ -59,8 +59,8 @@ class WordPieceTokenizer(Tokenizer):
             self.max_chars = 200 if google else 100
         self._longest = max(map(len, self._pieces))
         self._strip = self.do_lower_case if self.strip_accents is None else self.strip_accents
-        self._cut_args = (self.do_lower_case, self.tokenize_chinese_chars, self.flavor == "hf")
-        self._cache = RunCache(self)
+        self._hf = self.flavor == "hf"
+        self._cache = ChunkCache(self)
 
     def _missing_message(self, missing: list[str]) -> str:
         return f"{self.source}: the vocabulary has no line {', '.join(missing)}; it is not one of BERT's"
@@ -81,30 +81,29 @@ class WordPieceTokenizer(Tokenizer):
     # ---- text to pieces ----
 
     def _segment_ids(self, text: str) -> list[int]:
-        return list(chain.from_iterable(map(self._cache.__getitem__, runs_of(text, *self._cut_args))))
+        chunks = chunks_of(text, self.do_lower_case, self._hf)
+        return list(chain.from_iterable(map(self._cache.__getitem__, chunks)))
 
     def spell(self, word: str) -> list[tuple[int, int, int]]:
         """A word as (start, end, id) of each piece: the longest from the left, continuations with ## in front.
 
         If any rest cannot be spelled, the whole word is one unknown piece.
         """
-        unknown = [(0, len(word), self.unk_id)]
         if len(word) > self.max_chars:
-            return unknown
+            return [(0, len(word), self.unk_id)]
         out, start, prefix = [], 0, ""
         while start < len(word):
             end = min(len(word), start + self._longest)
             while end > start and (number := self._ids.get(prefix + word[start:end])) is None:
                 end -= 1
             if end == start or number is None:
-                return unknown
+                return [(0, len(word), self.unk_id)]
             out.append((start, end, number))
             start, prefix = end, "##"
         return out
 
     def _segment_tokens(self, text: str) -> tuple[list[Token], int]:
-        lower, cjk, hf = self._cut_args
-        words = words_aligned(text, lower, self._strip, cjk, hf)
+        words = words_aligned(text, self.do_lower_case, self._strip, self.tokenize_chinese_chars, self._hf)
         tokens = []
         for n, word in enumerate(words):
             for start, end, number in self.spell(text_of(word)):
@@ -122,21 +121,21 @@ class WordPieceTokenizer(Tokenizer):
         return out
 
 
-class RunCache(dict):
-    """run of text: its ids. Most words of a corpus have been seen before; a missing one is spelled once."""
+class ChunkCache(dict):
+    """text between white space: its ids. Most of a corpus has been seen before; what is missing is spelled once."""
 
     def __init__(self, tokenizer: WordPieceTokenizer):
         super().__init__()
         self.tokenizer = tokenizer
 
-    def __missing__(self, run: str) -> list[int]:
+    def __missing__(self, chunk: str) -> list[int]:
         tokenizer = self.tokenizer
-        words = words_of_run(run, tokenizer._strip, tokenizer.flavor == "hf")
+        words = words_of_chunk(chunk, tokenizer._strip, tokenizer.tokenize_chinese_chars, tokenizer._hf)
         ids = [number for word in words for _, _, number in tokenizer.spell(word)]
-        if len(run) <= LONGEST_CACHED:
-            if len(self) >= CACHED_RUNS:
+        if len(chunk) <= LONGEST_CACHED:
+            if len(self) >= CACHED_CHUNKS:
                 self.clear()
-            self[run] = ids
+            self[chunk] = ids
         return ids
 
 

@@ -46,7 +46,7 @@ def cost(config: AlbertConfig, batch: int = 1, length: int = 128, item_bytes: in
     # before each LayerNorm, what each of the two gives, and the feed-forward before and after its activation; then
     # the row statistics of the LayerNorms and of the fused attention
     layer = 8 * H + 2 * I + 4 + A
-    first = 2 * E + 2 + (0 if config.has_projection else 0)
+    first = 2 * E + 2
     training = N * (L * layer + first + H)
     return Cost(
         parameters=parameters,

@@ -1,0 +1,72 @@
+"""Texts laid end to end without padding give what model.py gives with it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minialbert import AlbertModel, Recorder
+from minialbert.errors import InputError
+from minialbert.packed import PackedEncoder
+from tests.conftest import tiny_bert, tiny_config
+
+CONFIGS = [
+    tiny_config(initializer_range=0.3),
+    tiny_config(initializer_range=0.3, num_hidden_groups=2, inner_group_num=2, hidden_act="relu"),
+    tiny_config(initializer_range=0.3, parameter_sharing="ffn", hidden_act="gelu"),
+    tiny_config(initializer_range=0.3, embedding_size=12),
+    tiny_bert(initializer_range=0.3),
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    which=st.integers(0, len(CONFIGS) - 1),
+    lengths=st.lists(st.integers(1, 16), min_size=1, max_size=8),
+    double=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_packed_equals_padded_at_every_layer(which, lengths, double, seed):
+    torch.manual_seed(seed)
+    model = AlbertModel(CONFIGS[which]).eval().to(torch.float64 if double else torch.float32)
+    L = model.config.num_visits
+    B, T = len(lengths), max(lengths)
+    ids, types = torch.randint(0, 31, (B, T)), torch.randint(0, 2, (B, T))
+    mask = torch.arange(T) < torch.tensor(lengths)[:, None]
+    tape = Recorder("hidden", "embeddings")
+    with torch.no_grad():
+        model(ids, mask, types, tap=tape)
+    got = PackedEncoder(model)(ids[mask], types[mask], lengths, range(-1, L + 1))
+    for layer in range(-1, L + 1):
+        want = tape["embeddings"] if layer < 0 else tape["hidden", layer]
+        assert (got[layer] - want[mask]).abs().max() < (1e-10 if double else 1e-5), layer
+
+
+def test_a_lower_layer_costs_only_the_layers_below_it():
+    model = AlbertModel(CONFIGS[0]).eval()
+    encoder, visits = PackedEncoder(model), []
+    attend = encoder.attend
+    encoder.attend = lambda *arguments: visits.append(1) or attend(*arguments)
+    ids = torch.tensor([1, 2, 3])
+    for layers, count in [([-1], 0), ([0], 0), ([2], 2), ([1, 3], 3), ([6], 6)]:
+        visits.clear()
+        assert set(encoder(ids, ids * 0, [3], layers)) == set(layers)
+        assert len(visits) == count
+
+
+def test_keeping_several_layers_changes_none_of_them():
+    model = AlbertModel(CONFIGS[0]).eval()
+    encoder = PackedEncoder(model)
+    ids = torch.randint(0, 31, (9,))
+    every = encoder(ids, ids * 0, [4, 4, 1], range(7))
+    for layer in range(7):
+        assert torch.equal(encoder(ids, ids * 0, [4, 4, 1], [layer])[layer], every[layer])
+
+
+def test_what_cannot_run_is_refused():
+    encoder = PackedEncoder(AlbertModel(CONFIGS[0]).eval())
+    ids = torch.ones(17, dtype=torch.long)
+    with pytest.raises(InputError, match="17 tokens, the model has P=16"):
+        encoder(ids, ids * 0, [17], [1])
+    with pytest.raises(InputError, match="layer 7"):
+        encoder(ids[:3], ids[:3] * 0, [3], [7])

@@ -1,0 +1,237 @@
+"""The tree holds what the design promises: floors, shape comments that are true, a README that runs."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import minialbert
+from minialbert.config import AlbertConfig
+from minialbert.packed import PackedEncoder
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minialbert"
+
+FLOOR = {  # a file imports from lower floors only
+    "errors": 0,
+    "tokenizers.normalize": 0,
+    "config": 1, "hooks": 1, "pretrained": 1, "tokenizers.encoding": 1, "tokenizers.model_file": 1,
+    "embed.pool": 1, "embed.post": 1, "embed.files": 1, "convert.torch_files": 1,
+    "model": 2, "tools.cost": 2, "embed.shards": 2, "convert.names": 2, "tokenizers.tokenizer_json": 2,
+    "tokenizers.base": 2,
+    "heads": 3, "packed": 3, "tokenizers.files": 3, "tokenizers.sentencepiece": 3, "tokenizers.wordpiece": 3,
+    "tokenizers": 4,
+    "embed.prepare": 5,
+    "convert": 5,
+    "embed": 6,
+    "tools.inspect": 7, "tools.bench": 7,
+    "cli.texts": 8, "cli.models": 8, "cli.speed": 8,
+    "cli": 9,
+    "": 10, "__main__": 10,
+}  # fmt: skip
+UPWARD = {("pretrained", "convert"), ("pretrained", "config"), ("embed", "")}  # inside functions or for types alone
+BRANCHES = ("embed", "pretrain", "finetune")
+EXTRAS = {"transformers", "matplotlib", "pyarrow", "huggingface_hub", "tensorboard", "sklearn", "tensorflow"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return names | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+
+
+def test_every_file_has_its_floor():
+    assert set(FILES) - {"tools"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", sorted(FLOOR))
+def test_imports_go_down_the_stairs(name):
+    for other in imports_of(ast.parse(FILES[name].read_text())):
+        if other == "minialbert" or other.startswith("minialbert."):
+            other = other.removeprefix("minialbert").removeprefix(".")
+            if (name, other) not in UPWARD:
+                assert other in FLOOR, f"{name} imports {other}: import the file, not the name"
+                assert FLOOR[other] < FLOOR[name], f"{name} (floor {FLOOR[name]}) imports {other} ({FLOOR[other]})"
+
+
+def test_branches_never_import_each_other():
+    for name, path in FILES.items():
+        for other in imports_of(ast.parse(path.read_text())):
+            both = (name, other.removeprefix("minialbert."))
+            branches = {branch for branch in BRANCHES for module in both if module.startswith(branch)}
+            assert len(branches) < 2, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", sorted(FLOOR))
+def test_no_file_imports_an_extra_at_import_time(name):
+    top = [node for node in ast.parse(FILES[name].read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    roots = {module.split(".")[0] for module in imports_of(ast.Module(top, []))}
+    assert not roots & EXTRAS
+    assert not (name.startswith("tokenizers") and "torch" in roots), "no torch in the tokenizers"
+
+
+def test_import_minialbert_loads_no_extra():
+    code = f"import sys, minialbert; print(sorted(set(sys.modules) & {EXTRAS!r}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+# ---- shape comments ----
+
+SHAPE = re.compile(r"#\s(\[[A-Z0-9]+(?:, [A-Z0-9]+)*\])$")
+SIZES = {"B": 2, "T": 5, "E": 7, "H": 12, "A": 3, "D": 4, "F": 20, "V": 31, "M": 4, "C": 6}
+CONFIG = {"vocab_size": 31, "embedding_size": 7, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20,
+          "num_hidden_layers": 8, "max_position_embeddings": 16, "num_labels": 6}  # fmt: skip
+
+
+class ShapeChecker:
+    """Follows a call line by line, and compares each shape comment with the tensor assigned or returned there."""
+
+    def __init__(self, path: Path, sizes: dict[str, int]):
+        self.file, self.sizes = str(path), sizes
+        source = path.read_text()
+        tree = ast.parse(source)
+        self.comments = {
+            number: [int(s) if s.isdigit() else sizes.get(s, s) for s in found[1][1:-1].split(", ")]
+            for number, line in enumerate(source.splitlines(), start=1)
+            if (found := SHAPE.search(line))
+        }
+        simple = (ast.Assign, ast.AnnAssign, ast.Return)
+        self.statements = {s.end_lineno: s for s in ast.walk(tree) if isinstance(s, simple)}
+        self.line_of = {n: s for s in self.statements.values() for n in range(s.lineno, (s.end_lineno or 0) + 1)}
+        self.reached: set[int] = set()
+        self.wrong: list[str] = []
+
+    def __enter__(self):
+        sys.settrace(self.call)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+    def call(self, frame, event, _):
+        if frame.f_code.co_filename != self.file:
+            return None
+        last: list = [None]
+
+        def step(frame, event, value):
+            now = self.line_of.get(frame.f_lineno)
+            before, last[0] = last[0], now
+            if before is not None and (event == "return" or before is not now):
+                self.check(before, frame, value if event == "return" else None)
+            return step
+
+        return step
+
+    def check(self, statement, frame, returned):
+        expected = self.comments.get(statement.end_lineno)
+        if expected is None:
+            return
+        if isinstance(statement, ast.Return):
+            found = returned
+        else:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            first = target.elts[0] if isinstance(target, ast.Tuple) else target
+            if isinstance(first, ast.Attribute):
+                return
+            found = frame.f_locals.get(first.id)
+        if found is None:
+            return
+        self.reached.add(statement.end_lineno)
+        if list(found.shape) != expected:
+            self.wrong.append(f"{Path(self.file).name}:{statement.end_lineno} says {expected}, is {list(found.shape)}")
+
+
+def run_model():
+    model = minialbert.AlbertModel(AlbertConfig(**CONFIG))
+    ids, mask = torch.ones(2, 5, dtype=torch.long), torch.ones(2, 5)
+    model(ids, mask)
+    out = model(ids, mask, tap=lambda name, layer, x: x)
+    model(ids, mask, tap=lambda name, layer, x: x + 0)
+    model(hidden_states=out.last_hidden_state, from_layer=2)
+    model(inputs_embeds=torch.randn(2, 5, 7))
+
+
+def run_heads():
+    ids = torch.ones(2, 5, dtype=torch.long)
+    config = AlbertConfig(**CONFIG)
+    minialbert.AlbertForPreTraining(config)(ids, masked_positions=torch.ones(2, 4, dtype=torch.long))
+    minialbert.AlbertForSequenceClassification(config)(ids)
+    minialbert.AlbertForTokenClassification(config)(ids)
+    minialbert.AlbertForQuestionAnswering(config)(ids)
+    minialbert.AlbertForMultipleChoice(config)(torch.ones(2, 9, 5, dtype=torch.long))
+
+
+def run_packed():
+    ids = torch.ones(11, dtype=torch.long)
+    PackedEncoder(minialbert.AlbertModel(AlbertConfig(**CONFIG)))(ids, ids, [4, 4, 3], [-1, 0, 8])
+
+
+@pytest.mark.parametrize(
+    "file, run, more",
+    [("model.py", run_model, {}), ("heads.py", run_heads, {"N": 9}), ("packed.py", run_packed, {"N": 11})],
+)
+def test_shape_comments_are_true(file, run, more):
+    with ShapeChecker(PACKAGE / file, SIZES | more) as checker:
+        run()
+    assert not checker.wrong
+    statements = {n for n in checker.comments if n in checker.statements}
+    assert statements - checker.reached == set(), "comments that no call reaches"
+    assert len(checker.reached) >= {"model.py": 30, "heads.py": 8, "packed.py": 5}[file]
+
+
+def test_the_shape_checker_notices_a_wrong_comment(tmp_path):
+    source = (PACKAGE / "model.py").read_text()
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(source.replace("# [B, A, T, D]", "# [B, T, A, D]", 1))
+    namespace: dict = {"__name__": "wrong"}
+    with ShapeChecker(wrong, SIZES) as checker:
+        exec(compile(wrong.read_text(), str(wrong), "exec"), namespace)
+        namespace["AlbertModel"](AlbertConfig(**CONFIG))(torch.ones(2, 5, dtype=torch.long))
+    assert len(checker.wrong) >= 1
+
+
+# ---- stepping ----
+
+
+def test_a_forward_stays_in_one_file_with_few_functions_and_lines():
+    model = minialbert.AlbertModel(AlbertConfig(**CONFIG)).eval()
+    ids, mask = torch.ones(2, 5, dtype=torch.long), torch.ones(2, 5)
+    functions, lines, files = set(), set(), set()
+
+    def follow(frame, event, _):
+        code = frame.f_code
+        if not code.co_filename.startswith(str(PACKAGE)):
+            return None
+        files.add(code.co_filename)
+        functions.add(code)
+        if event == "line":
+            lines.add((code.co_filename, frame.f_lineno))
+        return follow
+
+    sys.settrace(follow)
+    try:
+        model(ids, mask)
+    finally:
+        sys.settrace(None)
+    functions = {code for code in functions if code.co_name not in ("<genexpr>", "<lambda>")}
+    print(f"one forward: {len(files)} files, {len(functions)} functions, {len(lines)} distinct lines")
+    print(sorted(code.co_qualname for code in functions))
+    assert {Path(f).name for f in files} <= {"model.py"}, files
+    assert len(functions) <= 10 and len(lines) <= 60
+    assert len((PACKAGE / "model.py").read_text().splitlines()) <= 300
+
+
+def test_file_sizes_are_told():
+    for name, path in FILES.items():
+        print(f"{len(path.read_text().splitlines()):5}  {name or '__init__'}")
