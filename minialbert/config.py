@@ -1,17 +1,17 @@
-"""What a model is, as plain numbers: AlbertConfig, the official presets, the sharing plan, both dialects of JSON.
+"""What a model is, as plain numbers: AlbertConfig, the sharing plan, the official presets.
 
-The encoder that these numbers describe is model.py. Source: Lan et al. 2020, section 3.1 and table 1; the released
-configuration files. Letters as everywhere: V, E, H, L, G, A, F, P.
+The encoder that these numbers describe is model.py; how they stand in files, dialects.py. Letters as everywhere: V, E,
+H, L, G, A, F, P. Source: Lan et al. 2020, section 3.1 and table 1; the released configuration files.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minialbert.errors import ConfigError, FileError, NameUnknown, nearest
+from minialbert.dialects import BERT_DEFAULTS, read_fields, read_json, write_fields
+from minialbert.errors import ConfigError, NameUnknown, nearest
 
 ACTIVATIONS = (  # "gelu" is the exact one (erf), as Hugging Face spells it; the functions are in model.py
     "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "tanh", "linear", "silu", "swish", "quick_gelu",
@@ -84,7 +84,7 @@ class AlbertConfig:
     bos_token_id: int | None = 2
     eos_token_id: int | None = 3
     num_labels: int = 2
-    id2label: Mapping[int, str] | None = None
+    id2label: Mapping[int, str] | None = field(default=None, hash=False)
     problem_type: str | None = None  # "regression", "single_label_classification", "multi_label_classification"
     model_type: str = "albert"  # or "bert": which dialect and names the model is written in
     # Ours, not Hugging Face's
@@ -92,52 +92,41 @@ class AlbertConfig:
     project_embeddings: bool | None = None  # the E to H matrix; None: only when E is not H, as in Google's code
     ffn_dropout: bool = True  # as trained; Hugging Face's ALBERT never applies this one
     sop_dropout_prob: float = 0.0  # before the sentence-order map: 0 as trained; Hugging Face has 0.1
-    extra: Mapping[str, Any] = field(default_factory=dict)  # keys nobody here knows, kept and written back
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # keys nobody here knows, kept and written back
 
     def __post_init__(self) -> None:
-        for name, kind in _FIELD_KINDS.items():
+        for name, default in _DEFAULTS.items():
             value = getattr(self, name)
-            if value is None and name == "classifier_dropout_prob":
-                continue
-            if kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
-            if kind is float:
-                if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if name in _CHOICES:
+                if value not in _CHOICES[name]:
+                    near = nearest(str(value), map(str, _CHOICES[name]))
+                    known = ", ".join(map(str, _CHOICES[name]))
+                    raise ConfigError(
+                        f"{name}={value!r} must be one of {known}" + (f". Nearest: {near}" if near else "")
+                    )
+            elif type(default) is int and not name.endswith("token_id"):
+                if type(value) is not int or value < 1:
+                    raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
+            elif type(default) is float and not (value is None and name == "classifier_dropout_prob"):
+                if type(value) not in (int, float):
                     raise ConfigError(f"{name}={value!r} must be a number")
-                if "dropout" in name and not 0 <= value < 1:
-                    raise ConfigError(f"{name}={value} must be at least 0 and below 1")
-                if "dropout" not in name and not 0 < value < float("inf"):
-                    raise ConfigError(f"{name}={value} must be above 0")
-        for name, options in _CHOICES.items():
-            if (value := getattr(self, name)) not in options:
-                hint = nearest(str(value), [o for o in options if o])
-                raise ConfigError(
-                    f"{name}={value!r} is not known; one of {', '.join(map(str, options))}"
-                    + (f". Nearest: {hint}" if hint else "")
-                )
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
-            )
-        if self.project_embeddings is False and self.embedding_size != self.hidden_size:
-            raise ConfigError(
-                f"project_embeddings=False needs embedding_size={self.embedding_size} equal to "
-                f"hidden_size={self.hidden_size}: nothing else leads from one width to the other"
-            )
+                if not (0 <= value < 1 if "dropout" in name else 0 < value < float("inf")):
+                    raise ConfigError(f"{name}={value} must be " + ("0 to below 1" if "dropout" in name else "above 0"))
+        E, H, A = self.embedding_size, self.hidden_size, self.num_attention_heads
+        if H % A:
+            raise ConfigError(f"hidden_size={H} is not a multiple of num_attention_heads={A}")
+        if self.project_embeddings is False and E != H:
+            raise ConfigError(f"project_embeddings=False needs embedding_size={E} equal to hidden_size={H}")
         if self.id2label is not None and len(self.id2label) != self.num_labels:
             raise ConfigError(f"id2label names {len(self.id2label)} labels, num_labels={self.num_labels}")
         if self.model_type == "bert" and not self.is_bert_shaped:
-            raise ConfigError(
-                "model_type='bert' needs a block for each layer, embedding_size equal to hidden_size and no projection"
-            )
+            raise ConfigError("model_type='bert' needs a block for each layer, and E = H without a projection")
         self.sharing_plan()
 
     @property
     def is_bert_shaped(self) -> bool:
         """True when nothing of ALBERT is left: E = H, no projection, a block for each layer."""
-        plan = sharing_plan(
-            self.num_hidden_layers, self.num_hidden_groups, self.inner_group_num, self.parameter_sharing
-        )
+        plan = self.sharing_plan()
         return not self.has_projection and self.inner_group_num == 1 and plan == [(i, i) for i in range(len(plan))]
 
     @property
@@ -157,9 +146,8 @@ class AlbertConfig:
 
     def sharing_plan(self) -> list[tuple[int, int]]:
         """For each layer, which attention and which feed-forward weights it uses; see the function of this name."""
-        return sharing_plan(
-            self.num_hidden_layers, self.num_hidden_groups, self.inner_group_num, self.parameter_sharing
-        )
+        L, G, inner = self.num_hidden_layers, self.num_hidden_groups, self.inner_group_num
+        return sharing_plan(L, G, inner, self.parameter_sharing)
 
     def count_parameters(self) -> dict[str, int]:
         """Parameters by part, and of AlbertModel ("model") and AlbertForPreTraining ("pretraining") whole.
@@ -188,9 +176,8 @@ class AlbertConfig:
         """
         key = name.removeprefix("albert/").removeprefix("google-bert/")
         if key not in PRESETS:
-            raise NameUnknown(
-                f"no preset named {name!r}. Nearest: {nearest(key, PRESETS) or 'none'}. All: {', '.join(PRESETS)}"
-            )
+            near = nearest(key, PRESETS) or "none"
+            raise NameUnknown(f"no preset named {name!r}. Nearest: {near}. All: {', '.join(PRESETS)}")
         return cls(**(PRESETS[key] | changes))
 
     @classmethod
@@ -205,54 +192,23 @@ class AlbertConfig:
         where = "configuration"
         if not isinstance(source, Mapping):
             where, path = str(source), Path(source)
-            source = _read_json(path)
+            source = read_json(path)
             if dialect is None and path.name in ("albert_config.json", "bert_config.json"):
                 dialect = "google"
             if path.name == "bert_config.json":
                 source = {"model_type": "bert"} | source
         try:
-            return cls(**_fields_from(dict(source), dialect))
+            return cls(**read_fields(dict(source), dialect, _DEFAULTS.keys() - {"extra"}))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """The dictionary of Hugging Face's config.json for this model, unknown keys of the source included.
-
-        Sharing that Hugging Face's ALBERT has no words for ("attention", "ffn") is written as a group for each layer,
-        which is how its weights are saved, and stands beside it in keys of our own.
-        """
-        out: dict[str, Any] = dict(self.extra)
-        out |= {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _NOT_WRITTEN}
-        if self.id2label is not None:
-            out["id2label"] = {str(i): label for i, label in self.id2label.items()}
-            out["label2id"] = {label: i for i, label in self.id2label.items()}
-        elif self.num_labels != 2:
-            out["id2label"] = {str(i): f"LABEL_{i}" for i in range(self.num_labels)}
-            out["label2id"] = {f"LABEL_{i}": i for i in range(self.num_labels)}
-        if self.problem_type is not None:
-            out["problem_type"] = self.problem_type
-        if self.model_type == "bert":
-            for key in ("embedding_size", "num_hidden_groups", "inner_group_num"):
-                del out[key]
-            rate = out.pop("classifier_dropout_prob")
-            out["classifier_dropout"] = rate
-        elif self.parameter_sharing != "all":
-            out |= {"parameter_sharing": self.parameter_sharing, "num_shared_groups": self.num_hidden_groups}
-            out["num_hidden_groups"] = self.num_hidden_layers
-        for key in ("ffn_dropout", "sop_dropout_prob"):
-            if getattr(self, key) != _DEFAULTS[key]:
-                out[key] = getattr(self, key)
-        if self.model_type == "albert" and self.embedding_size == self.hidden_size and not self.has_projection:
-            out["project_embeddings"] = False  # the file then holds an identity, which Hugging Face needs
-        return out
+        """The dictionary of Hugging Face's config.json for this model, unknown keys of the source included."""
+        values = {name: getattr(self, name) for name in _DEFAULTS}
+        return write_fields(values, _DEFAULTS, self.has_projection)
 
 
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AlbertConfig)}
-_FIELD_KINDS = {  # what is checked of each field at construction
-    name: type(default)
-    for name, default in _DEFAULTS.items()
-    if type(default) in (int, float) and not name.endswith("token_id")
-}
 _CHOICES: dict[str, tuple] = {
     "hidden_act": ACTIVATIONS,
     "parameter_sharing": SHARING,
@@ -261,96 +217,15 @@ _CHOICES: dict[str, tuple] = {
     "ffn_dropout": (True, False),
     "problem_type": (None, "regression", "single_label_classification", "multi_label_classification"),
 }
-_NOT_WRITTEN = {
-    "extra", "num_labels", "id2label", "problem_type", "parameter_sharing", "project_embeddings", "ffn_dropout",
-    "sop_dropout_prob",
-}  # fmt: skip
-_BERT_DEFAULTS = {  # of Hugging Face's BertConfig, where they differ from ALBERT's
-    "vocab_size": 30522, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072,
-    "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-    "bos_token_id": None, "eos_token_id": None,
-}  # fmt: skip
-_MUST_BE_FALSE = ("is_decoder", "add_cross_attention")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileError(f"{path}: no such file; a model directory needs its configuration") from None
-    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
-        raise FileError(f"{path}: cannot be read as text ({error})") from None
-    except json.JSONDecodeError as error:
-        raise FileError(f"{path}: not whole JSON (line {error.lineno}: {error.msg}); download it again") from None
-    if not isinstance(data, dict):
-        raise FileError(f"{path}: holds a JSON {type(data).__name__}, expected an object with the model's sizes")
-    return data
-
-
-def _fields_from(raw: dict[str, Any], dialect: str | None) -> dict[str, Any]:
-    """The dataclass's arguments from a parsed file of either dialect."""
-    model_type = raw.get("model_type", "albert")
-    if model_type not in ("albert", "bert"):
-        raise ConfigError(f"model_type={model_type!r} is not of this family; only albert and bert are")
-    if "model_type" not in raw and str((raw.get("architectures") or [""])[0]).startswith("Bert"):
-        model_type = "bert"
-    signs = ("model_type", "architectures", "layer_norm_eps", "transformers_version")
-    if dialect is None:
-        dialect = "hf" if any(sign in raw for sign in signs) else "google"
-    if dialect not in ("hf", "google"):
-        raise ConfigError(f"dialect={dialect!r} must be 'hf' or 'google'")
-    if raw.get("position_embedding_type") not in (None, "absolute"):
-        raise ConfigError(
-            f"position_embedding_type={raw['position_embedding_type']!r}: only absolute positions are in this family"
-        )
-    for key in _MUST_BE_FALSE:
-        if raw.get(key):
-            raise ConfigError(f"{key}=true: this is a decoder; ALBERT and BERT are encoders")
-    if dialect == "google" and "vocab_size" not in raw:
-        raise ConfigError("vocab_size is missing; a file of Google's always has it")
-
-    known = {f.name for f in dataclasses.fields(AlbertConfig)} - {"extra", "num_labels", "id2label"}
-    values = {key: raw.pop(key) for key in list(raw) if key in known}
-    values["model_type"] = model_type
-    if model_type == "bert":
-        values = _BERT_DEFAULTS | values
-        values |= {"embedding_size": values["hidden_size"], "parameter_sharing": "none"}
-        values["classifier_dropout_prob"] = raw.pop("classifier_dropout", None)
-    elif dialect == "hf" and values.get("embedding_size", 128) == values.get("hidden_size", 4096):
-        # always there in Hugging Face's ALBERT, also when E = H, unless to_json said otherwise
-        values["project_embeddings"] = None if values.get("project_embeddings") is False else True
-    if dialect == "google" and model_type == "albert":
-        act = values.get("hidden_act", "gelu") or "linear"
-        values["hidden_act"] = "gelu_new" if act == "gelu" else act
-    if dialect == "google" and model_type == "bert" and not values.get("hidden_act"):
-        values["hidden_act"] = "linear"
-    if "parameter_sharing" in values and model_type == "albert":
-        values["num_hidden_groups"] = raw.pop("num_shared_groups", values.get("num_hidden_groups", 1))
-
-    id2label, count = raw.pop("id2label", None), raw.pop("num_labels", None)
-    raw.pop("label2id", None)
-    if id2label is not None:
-        try:
-            values["id2label"] = {int(i): str(label) for i, label in id2label.items()}
-        except (AttributeError, ValueError):
-            raise ConfigError(f"id2label={id2label!r} must map whole numbers to names") from None
-        count = len(id2label)
-    if count is not None:
-        values["num_labels"] = count
-    values["extra"] = raw
-    return values
 
 
 def _official(H: int, L: int, A: int, **more: Any) -> dict[str, Any]:
-    sizes = {"hidden_size": H, "num_hidden_layers": L, "num_attention_heads": A, "intermediate_size": 4 * H}
-    return sizes | more
+    return {"hidden_size": H, "num_hidden_layers": L, "num_attention_heads": A, "intermediate_size": 4 * H} | more
 
 
 def _bert(V: int, H: int, L: int, A: int) -> dict[str, Any]:
-    family = {"model_type": "bert", "parameter_sharing": "none"}
-    return (
-        _BERT_DEFAULTS | {"classifier_dropout_prob": None} | family | _official(H, L, A, vocab_size=V, embedding_size=H)
-    )
+    family = {"model_type": "bert", "parameter_sharing": "none", "classifier_dropout_prob": None}
+    return BERT_DEFAULTS | family | _official(H, L, A, vocab_size=V, embedding_size=H)
 
 
 _V1 = {"hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}

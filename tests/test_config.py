@@ -122,6 +122,12 @@ def test_the_word_gelu_means_the_tanh_form_in_googles_file_and_erf_in_hugging_fa
     assert bert.hidden_act == "gelu" and bert.model_type == "bert" and bert.is_bert_shaped
 
 
+@pytest.mark.parametrize("odd", [None, [], 3, True, {"a": 1}, "AlbertModel", [7]])
+def test_odd_architectures_do_no_harm(odd):
+    config = AlbertConfig.from_json({"vocab_size": 31, "architectures": odd})
+    assert config.model_type == "albert" and config.extra == {"architectures": odd}
+
+
 def test_a_missing_key_has_the_xxlarge_value_as_in_both_reference_codes():
     config = AlbertConfig.from_json({"model_type": "albert"})
     assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (4096, 64, 16384)
@@ -140,6 +146,7 @@ def test_a_configuration_is_frozen_and_can_be_changed_by_replace():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.hidden_size = 5
     assert dataclasses.replace(config, num_hidden_layers=2).num_visits == 2
+    assert hash(config) == hash(tiny_config())
 
 
 IMPOSSIBLE = [
@@ -151,7 +158,7 @@ IMPOSSIBLE = [
     ({"num_hidden_groups": 0}, "num_hidden_groups=0"),
     ({"inner_group_num": 0}, "inner_group_num=0"),
     ({"hidden_act": "gleu"}, "Nearest: gelu"),
-    ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob=1.5 must be at least 0 and below 1"),
+    ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob=1.5 must be 0 to below 1"),
     ({"attention_probs_dropout_prob": "0.1"}, "attention_probs_dropout_prob='0.1' must be a number"),
     ({"classifier_dropout_prob": -1}, "classifier_dropout_prob=-1"),
     ({"layer_norm_eps": 0}, "layer_norm_eps=0"),
@@ -192,6 +199,9 @@ def test_broken_files_are_named(tmp_path):
         with pytest.raises(FileError, match=words) as caught:
             AlbertConfig.from_json(path)
         assert str(path) in str(caught.value)
+    path.write_text("[" * 100_000)
+    with pytest.raises(FileError, match="nested too deeply"):
+        AlbertConfig.from_json(path)
     path.write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(FileError, match="cannot be read as text"):
         AlbertConfig.from_json(path)

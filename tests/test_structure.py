@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +18,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minialbert"
 
 FLOOR = {  # a file imports from lower floors only
-    "errors": 0,
-    "tokenizers.normalize": 0,
-    "config": 1, "hooks": 1, "pretrained": 1, "tokenizers.encoding": 1, "tokenizers.model_file": 1,
+    "errors": 0, "tokenizers.normalize": 0,
+    "dialects": 1, "hooks": 1, "pretrained": 1, "tokenizers.encoding": 1, "tokenizers.model_file": 1,
     "embed.pool": 1, "embed.post": 1, "embed.files": 1, "convert.torch_files": 1,
-    "model": 2, "tools.cost": 2, "embed.shards": 2, "convert.names": 2, "tokenizers.tokenizer_json": 2,
-    "tokenizers.base": 2,
-    "heads": 3, "packed": 3, "tokenizers.files": 3, "tokenizers.sentencepiece": 3, "tokenizers.wordpiece": 3,
-    "tokenizers": 4,
-    "embed.prepare": 5,
-    "convert": 5,
+    "config": 2, "embed.shards": 2, "tokenizers.base": 2, "tokenizers.tokenizer_json": 2,
+    "model": 3, "tools.cost": 3, "convert.names": 3, "tokenizers.files": 3, "tokenizers.sentencepiece": 3,
+    "tokenizers.wordpiece": 3,
+    "heads": 4, "packed": 4, "tokenizers": 4,
+    "convert": 5, "embed.prepare": 5,
     "embed": 6,
     "tools.inspect": 7, "tools.bench": 7,
     "cli.texts": 8, "cli.models": 8, "cli.speed": 8,
@@ -230,6 +229,54 @@ def test_a_forward_stays_in_one_file_with_few_functions_and_lines():
     assert {Path(f).name for f in files} <= {"model.py"}, files
     assert len(functions) <= 10 and len(lines) <= 60
     assert len((PACKAGE / "model.py").read_text().splitlines()) <= 300
+
+
+# ---- README ----
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(blocks) >= 3
+    namespace: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["vectors"].shape == (2, 384)
+    assert 'Recorder("hidden"' in README and namespace["tape"]["hidden", 3].shape[-1] == 384
+
+
+def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, minilm, capsys):
+    from minialbert.cli import main
+
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    commands = [
+        line
+        for block in re.findall(r"(?<!-->\n)```bash\n(.*?)```", README, re.S)
+        for line in block.splitlines()
+        if line.startswith("minialbert ")
+    ]
+    assert len(commands) >= 5
+    for command in commands:
+        assert main(shlex.split(command.replace("MODEL", str(minilm)))[1:]) == 0, command
+    assert (tmp_path / "vectors.npy").exists() and (tmp_path / "vectors" / "manifest.json").exists()
+
+
+def test_the_numbers_that_the_readme_gives_for_values_are_true():
+    for line in re.findall(r"^sharing_plan\(.*$", README, re.M):
+        call, value = line.split("  # ")
+        assert eval(call, {"sharing_plan": minialbert.sharing_plan}) == eval(value.split(": ")[1])
+    assert AlbertConfig.preset("albert-base-v2").count_parameters()["model"] == 11_683_584
+
+
+def test_the_file_list_of_the_readme_is_the_tree():
+    listed = re.search(r"## The files\n\n```text\n(.*?)```", README, re.S)[1].splitlines()
+    assert listed[0] == "minialbert/"
+    names = [line.split()[0] for line in listed[1:] if line.startswith("  ") and not line.startswith("   ")]
+    assert sorted(names) == sorted(str(path.relative_to(PACKAGE)) for path in FILES.values() if path.stat().st_size)
+    assert all(len(line.split(maxsplit=1)) == 2 for line in listed[1:])
 
 
 def test_file_sizes_are_told():

@@ -113,7 +113,7 @@ def load_model(
     wanted = {name.removeprefix("albert."): p for name, p in model.named_parameters()}
     why_new = _why_no_classifier(cls, saved, config)
     _leave_out(cls, wanted, places, why_new, report)
-    state = {ours: _read(weights, ours, copies, wanted, config, report) for ours, copies in places.items()}
+    state = {ours: _read(weights, ours, places[ours], wanted, config, report) for ours in wanted if ours in places}
     _find_gaps(weights, wanted, state, report)
     state |= {ours: _start(ours, wanted[ours], config.initializer_range) for ours in report.new}
 
@@ -156,7 +156,7 @@ def _sort(weights: Weights, config: AlbertConfig, report: LoadReport) -> dict[st
             report.ignored[name] = "a buffer of old versions"
         elif not plain.startswith(names.TRUNK):
             report.ignored[name] = "not part of the model: somebody's own head"
-        elif plain.startswith(names.PROJECTION) and not config.has_projection:
+        elif plain.startswith(names.PROJECTION) and config.model_type == "albert":
             _check_identity(weights, name)
             report.derived.append(name)
         else:
@@ -164,8 +164,8 @@ def _sort(weights: Weights, config: AlbertConfig, report: LoadReport) -> dict[st
     if strangers:
         some = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
         raise CheckpointError(
-            f"{weights.place}: {len(strangers)} tensors are inside the encoder, and no model of this configuration "
-            f"has them: {some}. It says model_type={config.model_type}, num_hidden_layers={config.num_hidden_layers}, "
+            f"{weights.place}: {len(strangers)} unknown inside the encoder: {some}. The configuration says "
+            f"model_type={config.model_type}, num_hidden_layers={config.num_hidden_layers}, "
             f"num_hidden_groups={config.num_hidden_groups}, inner_group_num={config.inner_group_num}; "
             "is config.json of another model?"
         )
@@ -303,7 +303,7 @@ def _find_gaps(weights: Weights, wanted: Mapping[str, Tensor], state: dict[str, 
     if report.missing:
         some = ", ".join(report.missing[:4]) + (", ..." if len(report.missing) > 4 else "")
         raise CheckpointError(
-            f"{weights.place}: {len(report.missing)} of {len(wanted)} tensors are missing: {some}. "
+            f"{weights.place}: {len(report.missing)} of {len(wanted)} tensors missing: {some}. "
             f"The file has {len(weights.listing)}, of which {len(report.used)} are used; "
             "is config.json of another model, or the file not whole?"
         )

@@ -146,8 +146,8 @@ def read_bin(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: its keys are not the names of tensors, expected a state_dict") from None
     for name, x in data.items():
         if not isinstance(x, Tensor) or x.layout != torch.strided or x.device.type != "cpu" or x.is_quantized:
-            kind = f"{x.layout} tensor" if isinstance(x, Tensor) else type(x).__name__
-            raise CheckpointError(f"{path}: {name} is a {kind}, expected nothing but plain tensors")
+            kind = f"tensor ({x.layout}, {x.device}, {x.dtype})" if isinstance(x, Tensor) else type(x).__name__
+            raise CheckpointError(f"{path}: {name} is no plain tensor but a {kind}; expected nothing else")
     return dict(data)
 
 

@@ -18,12 +18,14 @@ from minialbert.tokenizers.wordpiece import WordPieceTokenizer
 __all__ = ["Encoding", "SentencePieceTokenizer", "Tokenizer", "WordPieceTokenizer", "load_tokenizer"]
 
 
-def load_tokenizer(path: str | Path, **overrides: Any) -> Tokenizer:
+def load_tokenizer(
+    path: str | Path, flavor: str | None = None, do_lower_case: bool | None = None, **overrides: Any
+) -> Tokenizer:
     """The tokenizer in a directory, or of one .model, vocab.txt or tokenizer.json file.
 
     Which kind is decided by the files (`describe()` tells it); settings come from tokenizer_config.json beside the
-    vocabulary, from tokenizer.json, or are ALBERT's usual ones, in this order. `overrides` win over all, None counts
-    as not given: flavor ("hf" or "google"), do_lower_case, keep_accents, remove_space, strip_accents,
+    vocabulary, from tokenizer.json, or are ALBERT's usual ones, in this order. Arguments win over all, None counts as
+    not given: flavor ("hf" or "google"), do_lower_case, and by name keep_accents, remove_space, strip_accents,
     tokenize_chinese_chars, max_chars, split_special, allowed_special, model_max_length.
     Raises FileError, CheckpointError (files that contradict each other), InputError (no such setting).
     Source: shared/spec/checkpoint-names.md, section 4.
@@ -35,6 +37,7 @@ def load_tokenizer(path: str | Path, **overrides: Any) -> Tokenizer:
     said = read_settings(source.parent).over(said)
     cls = SentencePieceTokenizer if kind == "sentencepiece" else WordPieceTokenizer
     settings = {name: value for name, value in said.values.items() if name in cls.SETTINGS}
+    overrides |= {"flavor": flavor, "do_lower_case": do_lower_case}
     settings.update({name: value for name, value in overrides.items() if value is not None})
     tokenizer = cls(source, data=data, special=said.special, why=why, **settings)
     put_added(tokenizer, said.added)

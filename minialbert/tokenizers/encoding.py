@@ -141,27 +141,27 @@ class Encoding(Mapping):
 
     # ---- one entry per position ----
 
-    @property
+    @cached_property
     def cut(self) -> list[int]:
         return [row.cut for row in self._rows]
 
-    @property
+    @cached_property
     def tokens(self) -> list[list[str]]:
         return self._padded("tokens", self._pad_token)
 
-    @property
+    @cached_property
     def offsets(self) -> list[list[tuple[int, int]]]:
         return self._padded("offsets", (0, 0))
 
-    @property
+    @cached_property
     def word_ids(self) -> list[list[int | None]]:
         return self._padded("word_ids", None)
 
-    @property
+    @cached_property
     def sequence_ids(self) -> list[list[int | None]]:
         return self._padded("sequence_ids", None)
 
-    @property
+    @cached_property
     def special_tokens_mask(self) -> Any:
         mask = [[int(sequence is None) for sequence in row] for row in self.sequence_ids]
         return mask if self._width is None else np.array(mask, dtype=np.int64).reshape(len(self), self._width)

@@ -8,8 +8,8 @@ Standard library only. Source: shared/spec/tokenization.md, sections 1.2, 1.9 an
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
 
 
 class Char(NamedTuple):
@@ -101,7 +101,7 @@ def clean_aligned(
     if hf:
         chars = replace_pair_aligned(replace_pair_aligned(chars, "``"), "''")
     if not keep_accents:
-        chars = [c for c in decompose_aligned(chars, "NFKD") if not unicodedata.combining(c.text)]
+        chars = decompose_aligned(chars, "NFKD", unicodedata.combining)
     return lower_aligned(chars, each=False) if lower else chars
 
 
@@ -145,8 +145,8 @@ def replace_pair_aligned(chars: list[Char], pair: str) -> list[Char]:
     return out
 
 
-def decompose_aligned(chars: list[Char], form: Literal["NFD", "NFKD"]) -> list[Char]:
-    """unicodedata.normalize(form, text), with origins.
+def decompose_aligned(chars: list[Char], form: Literal["NFD", "NFKD"], drop: Callable[[str], Any]) -> list[Char]:
+    """unicodedata.normalize(form, text) without the characters that `drop` names, with origins.
 
     A whole text is decomposed character by character; then the marks after a letter are put in the order of their
     combining classes. Marks that were moved share the origin of the run, so that origins never go backwards.
@@ -156,11 +156,11 @@ def decompose_aligned(chars: list[Char], form: Literal["NFD", "NFKD"]) -> list[C
     for c in chars:
         for part in unicodedata.normalize(form, c.text):
             if unicodedata.combining(part):
-                run.append(Char(part, c.start, c.end))
-            else:
-                out += in_order(run)
-                out.append(Char(part, c.start, c.end))
-                run = []
+                run += [] if drop(part) else [Char(part, c.start, c.end)]
+                continue
+            out += in_order(run)
+            run = []
+            out += [] if drop(part) else [Char(part, c.start, c.end)]
     return out + in_order(run)
 
 
@@ -247,12 +247,12 @@ def words_aligned(
         if lower:
             token = lower_aligned(token, each=hf)
         if strip_accents:
-            token = [c for c in decompose_aligned(token, "NFD") if unicodedata.category(c.text) != "Mn"]
+            token = decompose_aligned(token, "NFD", lambda c: unicodedata.category(c) == "Mn")
         words += split_aligned(around(token, is_punctuation))
     return words
 
 
-def around(chars: list[Char], alone) -> list[Char]:
+def around(chars: list[Char], alone: Callable[[str], bool]) -> list[Char]:
     """Spaces put before and after each character that stands alone."""
     out = []
     for c in chars:

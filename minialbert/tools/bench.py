@@ -6,6 +6,7 @@ matrix-product rate, measured in the same rounds. The goals are those of the REA
 """
 
 import importlib.util
+import operator
 import os
 import platform
 import statistics
@@ -15,12 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from minialbert.config import AlbertConfig
 from minialbert.convert import find, load
@@ -36,17 +37,11 @@ TOLERANCE = 1e-5  # of the largest value: two float32 forwards of the same mathe
 COSINE = 0.999  # the smallest between a bfloat16 vector and its float32 one
 PADDED_BATCH = 32  # texts that transformers pads together
 MOST_TEXTS = 20_000  # read from --texts for the tokenize row
-QUICK = {"vocab_size": 100, "embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
-         "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
+QUICK: dict[str, Any] = {
+    "vocab_size": 100, "embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+    "intermediate_size": 64, "max_position_embeddings": 64,
+}  # fmt: skip
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")  # of the CPU, that decide speed
-
-
-class Spread(NamedTuple):
-    """What some rounds measured."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -55,9 +50,9 @@ class Row:
 
     name: str
     unit: str
-    ours: Spread
+    ours: dict[str, float]  # median, low, high
     peer: str  # what theirs is
-    theirs: Spread | None
+    theirs: dict[str, float] | None
     ratio: float | None
     goal: str  # as ">= 3.5"; "" where nothing is promised
     met: bool | None
@@ -79,8 +74,11 @@ class Subject:
     repeats: int
     dense: tuple[int, int]  # B, T
 
-    def embedder(self, dtype: torch.dtype = torch.float32) -> Embedder:
-        return Embedder(self.model, self.tokenizer, dtype=dtype)  # type: ignore[arg-type]  # ready ids need none
+    def runner(self, layer: int = -1, dtype: torch.dtype = torch.float32) -> Callable[[], np.ndarray]:
+        """Our way from the corpus to vectors, as something to be timed."""
+        embed = Embedder(self.model, self.tokenizer, dtype=dtype)  # type: ignore[arg-type]  # ready ids need none
+        types = [[0] * len(row) for row in self.ids]
+        return lambda: embed.encode_ids(self.ids, layer, types=types)
 
 
 # ---- measuring ----
@@ -99,23 +97,22 @@ def interleave(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, l
 
 
 def compare(
-    name: str, unit: str, ours: Sequence[float], peer: str, theirs: Sequence[float] | None, goal: str = "", **more: Any
-) -> Row:
-    """A Row from what each round measured, in the unit; `more` are the row's further fields."""
-    ratio = None if theirs is None else statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    name: str, ours: Sequence[float], peer: str, theirs: Sequence[float] | None, goal: str = "",
+    unit: str = "s", work: tuple[float, float] | None = None, **more: Any,
+) -> Row:  # fmt: skip
+    """A Row from the seconds of each round; with `work`, (ours, theirs) in some unit, it is about work per second."""
+    if work is not None:
+        ours, theirs = [work[0] / s for s in ours], theirs and [work[1] / s for s in theirs]
+    if theirs is None:
+        return Row(name, unit, spread(ours), peer, None, None, goal, None, **more)
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     sign, _, number = goal.partition(" ")
-    met = None
-    if ratio is not None and goal:
-        met = ratio >= float(number) if sign == ">=" else ratio <= float(number)
-    return Row(name, unit, spread(ours), peer, spread(theirs) if theirs else None, ratio, goal, met, **more)
+    met = None if not goal else ratio >= float(number) if sign == ">=" else ratio <= float(number)
+    return Row(name, unit, spread(ours), peer, spread(theirs), ratio, goal, met, **more)
 
 
-def spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values))
-
-
-def per_second(amount: float, seconds: Sequence[float] | None) -> list[float] | None:
-    return None if seconds is None else [amount / s for s in seconds]
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 # ---- the rows; each yields what it measured, and a line for what it could not ----
@@ -123,26 +120,22 @@ def per_second(amount: float, seconds: Sequence[float] | None) -> list[float] | 
 
 def corpus_rows(subject: Subject) -> Iterator[Row | str]:
     """Ids of sentences of mixed length to mean-pooled vectors of the last layer, float32."""
-    embed, ids, theirs = subject.embedder(), subject.ids, subject.theirs
-    works: dict[str, Callable[[], Any]] = {"ours": lambda: embed.encode_ids(ids)}
+    run, ids, theirs = subject.runner(), subject.ids, subject.theirs
+    works: dict[str, Callable[[], Any]] = {"ours": run}
+    equality: dict[str, Any] = {}
     if theirs is not None:
-        by_length = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        works["padded"] = lambda: their_vectors(theirs, ids, range(len(ids)))
+        given, by_length = range(len(ids)), sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        works["padded"] = lambda: their_vectors(theirs, ids, given)
         works["sorted"] = lambda: their_vectors(theirs, ids, by_length)
-    seconds = interleave(works, subject.repeats)
-    tokens, facts, equal = sum(map(len, ids)), {}, True
-    if theirs is not None:
-        want = their_vectors(theirs, ids, range(len(ids)))
-        difference = float(np.abs(embed.encode_ids(ids) - want).max() / np.abs(want).max())
-        facts, equal = {"largest difference": difference}, difference < TOLERANCE
-    ours = per_second(tokens, seconds["ours"])
+        want = works["padded"]()
+        difference = float(np.abs(run() - want).max() / np.abs(want).max())
+        equality = {"facts": {"largest difference": difference}, "equal": difference < TOLERANCE}
+    seconds, tokens = interleave(works, subject.repeats), sum(map(len, ids))
     for how, goal in (("padded", ">= 3.5"), ("sorted", ">= 1.45")):
-        other = per_second(tokens, seconds.get(how))
-        peer = f"transformers, {how} batches of {PADDED_BATCH}"
-        yield compare("corpus", "tokens/s", ours or [], peer, other, goal, facts=facts, equal=equal)
+        yield compare(f"corpus, {how}", seconds["ours"], f"transformers, batches of {PADDED_BATCH}", seconds.get(how),
+                      goal, "tokens/s", (tokens, tokens), **equality)  # fmt: skip
 
 
-@torch.inference_mode()
 def their_vectors(theirs: Any, ids: list[list[int]], order: Sequence[int]) -> np.ndarray:
     """The same vectors by transformers, padded batch after padded batch in the order given."""
     vectors = np.empty((len(ids), theirs.config.hidden_size), np.float32)
@@ -156,29 +149,24 @@ def their_vectors(theirs: Any, ids: list[list[int]], order: Sequence[int]) -> np
     return vectors
 
 
-@torch.inference_mode()
 def dense_rows(subject: Subject) -> Iterator[Row | str]:
     """One batch without padding: how much of the machine's matrix-product rate arrives, for each way to run it."""
     (B, T), model, theirs = subject.dense, subject.model, subject.theirs
-    V, L = model.config.vocab_size, model.config.num_visits
-    ids = torch.randint(0, V, (B, T), generator=torch.Generator().manual_seed(0))
-    packed, flat = PackedEncoder(model), ids.flatten()
+    ids = torch.randint(0, model.config.vocab_size, (B, T), generator=torch.Generator().manual_seed(0))
+    packed, flat, L = PackedEncoder(model), ids.flatten(), model.config.num_visits
     products, flops = layer_products(model.config, B * T)
     works: dict[str, Callable[[], Any]] = {
         "matrix products": products,
         "packed.py": lambda: packed(flat, torch.zeros_like(flat), [T] * B, {L}),
-        "model.py": lambda: model(ids, torch.ones_like(ids)),
+        "model.py": lambda: model(ids),
     }
     if theirs is not None:
-        works["transformers"] = lambda: theirs(input_ids=ids, attention_mask=torch.ones_like(ids))
+        works["transformers"] = lambda: theirs(input_ids=ids)
     seconds = interleave(works, subject.repeats)
-    peer = per_second(flops / 1e9, seconds.pop("matrix products"))
-    work = 2 * cost(model.config, B, T).total_multiply_adds / 1e9
-    for name, times in seconds.items():
-        goal = ">= 0.90" if name == "packed.py" else ""
-        yield compare(
-            f"dense {B} x {T}, {name}", "GFLOP/s", per_second(work, times) or [], "matrix products", peer, goal
-        )
+    work = 2 * cost(model.config, B, T).total_multiply_adds / 1e9, flops / 1e9
+    for name in list(works)[1:]:
+        yield compare(f"dense {B} x {T}, {name}", seconds[name], "matrix products", seconds["matrix products"],
+                      ">= 0.90" if name == "packed.py" else "", "GFLOP/s", work)  # fmt: skip
 
 
 def layer_products(config: AlbertConfig, N: int) -> tuple[Callable[[], None], float]:
@@ -197,29 +185,25 @@ def layer_products(config: AlbertConfig, N: int) -> tuple[Callable[[], None], fl
 
 def bfloat16_rows(subject: Subject) -> Iterator[Row | str]:
     """The corpus in bfloat16 beside float32, and how far the vectors turn."""
-    if "avx512_bf16" not in cpu_flags() and "amx_bf16" not in cpu_flags():
+    if not {"avx512_bf16", "amx_bf16"} & set(cpu_flags()):
         yield "bfloat16: left out, this CPU has neither AVX512-BF16 nor AMX"
         return
-    embed, half = subject.embedder(), subject.embedder(torch.bfloat16)
-    works = {"float32": lambda: embed.encode_ids(subject.ids), "bfloat16": lambda: half.encode_ids(subject.ids)}
-    seconds = interleave(works, subject.repeats)
+    works = {"float32": subject.runner(), "bfloat16": subject.runner(dtype=torch.bfloat16)}
     a, b = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (work() for work in works.values()))
     cosines = (a * b).sum(1)
     facts = {"mean cosine": float(cosines.mean()), "smallest cosine": float(cosines.min())}
-    ours, theirs = (per_second(sum(map(len, subject.ids)), seconds[name]) for name in ("bfloat16", "float32"))
-    yield compare("bfloat16", "tokens/s", ours or [], "float32", theirs, ">= 2.5", facts=facts,
-                  equal=facts["smallest cosine"] >= COSINE)  # fmt: skip
+    seconds, tokens = interleave(works, subject.repeats), sum(map(len, subject.ids))
+    yield compare("bfloat16", seconds["bfloat16"], "float32", seconds["float32"], ">= 2.5", "tokens/s",
+                  (tokens, tokens), facts=facts, equal=facts["smallest cosine"] >= COSINE)  # fmt: skip
 
 
 def layer_rows(subject: Subject) -> Iterator[Row | str]:
     """Layer k alone beside the whole forward."""
-    embed, L = subject.embedder(), subject.model.config.num_visits
+    L = subject.model.config.num_visits
     some = sorted({max(L // 4, 1), max(L // 2, 1)})
-    works = {k: (lambda k=k: embed.encode_ids(subject.ids, layer=k)) for k in (*some, L)}
-    seconds = interleave({str(k): work for k, work in works.items()}, subject.repeats)
+    seconds = interleave({str(k): subject.runner(layer=k) for k in {*some, L}}, subject.repeats)
     for k in some:
-        yield compare(f"layer {k} alone", "s", seconds[str(k)], f"all {L} layers", seconds[str(L)],
-                      f"<= {k / L + 0.05:.2f}")  # fmt: skip
+        yield compare(f"layer {k} alone", seconds[str(k)], f"all {L} layers", seconds[str(L)], f"<= {k / L + 0.05:.2f}")
 
 
 def import_rows(subject: Subject) -> Iterator[Row | str]:
@@ -228,41 +212,37 @@ def import_rows(subject: Subject) -> Iterator[Row | str]:
     if importlib.util.find_spec("transformers") is not None:
         lines["theirs"] = "from transformers import AlbertModel"
     found: dict[str, list[float]] = {name: [] for name in lines}
-    for turn in range(subject.repeats + (subject.repeats > 1)):  # the first round fills the file cache
+    for _ in range(subject.repeats + 1):
         for name, line in lines.items():
             code = f"import torch, time; start = time.perf_counter(); {line}; print(time.perf_counter() - start)"
             told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            if turn or subject.repeats == 1:
-                found[name].append(float(told.stdout.split()[-1]))
-    yield compare("import", "s", found["ours"], "transformers' AlbertModel", found.get("theirs"), "<= 0.1")
+            found[name].append(float(told.stdout.split()[-1]))
+    theirs = found["theirs"][1:] if "theirs" in found else None  # the first round fills the file cache
+    yield compare("import", found["ours"][1:], "transformers' AlbertModel", theirs, "<= 0.1")
 
 
 def tokenize_rows(subject: Subject) -> Iterator[Row | str]:
     """Texts to ids on one thread; every round has texts that neither has seen, so no cache answers for the work."""
-    tokenizer, fast = subject.tokenizer, None
-    if tokenizer is None or len(subject.texts) <= subject.repeats:
-        yield f"tokenize: left out, it needs --model and more than {subject.repeats} texts in --texts"
+    tokenizer, texts, rounds = subject.tokenizer, subject.texts, subject.repeats + 1
+    if tokenizer is None or len(texts) < rounds:
+        yield f"tokenize: left out, it needs --model, and --texts with at least {rounds} texts"
         return
     os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    count = len(texts) // rounds
+    parts = [texts[i * count : (i + 1) * count] for i in range(rounds)]
+    mine, other, ours, theirs = iter(parts), iter(parts), [], []
+    works: dict[str, Callable[[], Any]] = {"ours": lambda: ours.extend(tokenizer(next(mine), padding=False).input_ids)}
     try:
         from transformers import AutoTokenizer
 
         fast = AutoTokenizer.from_pretrained(subject.directory, use_fast=True)
-    except Exception as error:  # a black box: whatever it raises, its row is left out
+        works["theirs"] = lambda: theirs.extend(fast(next(other))["input_ids"])
+    except Exception as error:  # a black box: whatever it raises, its side is left out
         yield f"tokenize: transformers left out, {' '.join(str(error).split())[:200]}"
-    count = len(subject.texts) // (subject.repeats + 1)
-    parts = [subject.texts[i * count : (i + 1) * count] for i in range(subject.repeats + 1)]
-    turns, their_turns = iter(parts), iter(parts)
-    ids: dict[str, list] = {"ours": [], "theirs": []}
-    works: dict[str, Callable[[], Any]] = {
-        "ours": lambda: ids["ours"].extend(tokenizer(next(turns), padding=False).input_ids)
-    }
-    if fast is not None:
-        works["theirs"] = lambda: ids["theirs"].extend(fast(next(their_turns))["input_ids"])
     seconds = interleave(works, subject.repeats)
-    same = sum(list(a) == list(b) for a, b in zip(ids["ours"], ids["theirs"], strict=False)) / len(ids["ours"])
-    yield compare("tokenize", "texts/s", per_second(count, seconds["ours"]) or [], "transformers' fast tokenizer",
-                  per_second(count, seconds.get("theirs")), ">= 5", facts={"same ids": same} if fast else {})  # fmt: skip
+    facts = {"same ids": sum(map(operator.eq, ours, theirs)) / len(ours)} if theirs else {}
+    yield compare("tokenize", seconds["ours"], "transformers' fast tokenizer", seconds.get("theirs"), ">= 5",
+                  "texts/s", (count, count), facts=facts)  # fmt: skip
 
 
 ROWS: dict[str, Callable[[Subject], Iterator[Row | str]]] = {
@@ -279,70 +259,69 @@ def bench(
     repeats: int | None = None, texts: str | None = None, count: int | None = None, quick: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure the rows named, all by default; {"machine": ..., "model": ..., "rows": [...], "left out": [...]}.
+    """Measure the rows named, all by default: {"machine", "model", "corpus", "rows", "left out"}, ready for JSON.
 
     ref is a model that `load` takes; without it the weights are random at the preset's size. texts is a file of real
-    sentences, which need a model's tokenizer. say is told what cannot be measured and what is going on.
+    sentences, which need a model's tokenizer. say is told what is going on and what cannot be measured.
     Raises NameUnknown for a row that is not there, InputError for numbers and files that cannot be used.
     """
     if unknown := [name for name in rows or () if name not in ROWS]:
-        hint = nearest(unknown[0], ROWS)
-        raise NameUnknown(f"no row named {unknown[0]!r}. Nearest: {hint or 'none'}. All: {', '.join(ROWS)}")
-    for name, number in (("repeats", repeats), ("count", count)):
-        if number is not None and number < 1:
-            raise InputError(f"{name}={number} must be at least 1")
-    subject = subject_of(
-        ref, preset, texts, repeats or (1 if quick else 5), count or (24 if quick else 256), quick, say
-    )
-    config, (B, T) = subject.model.config, subject.dense
-    products, flops = layer_products(config, B * T)
-    rate = per_second(flops / 1e9, interleave({"": products}, 3)[""])
-    lengths = [len(row) for row in subject.ids]
-    result: dict[str, Any] = {
-        "machine": machine() | {"matrix products, GFLOP/s": spread(rate or [])._asdict()},
+        near = nearest(unknown[0], ROWS)
+        raise NameUnknown(f"no row named {unknown[0]!r}. Nearest: {near or 'none'}. All: {', '.join(ROWS)}")
+    if (repeats or 1) < 1 or (count or 1) < 1 or 0 in (repeats, count):
+        raise InputError(f"repeats={repeats} count={count}: both must be at least 1")
+    repeats, count = repeats or (1 if quick else 5), count or (24 if quick else 256)
+    subject = subject_of(ref, preset, texts, repeats, count, quick, say)
+    config, lengths = subject.model.config, list(map(len, subject.ids))
+    measured: list[Row] = []
+    left_out: list[str] = []
+    with torch.inference_mode():
+        products, flops = layer_products(config, subject.dense[0] * subject.dense[1])
+        rate = spread([flops / 1e9 / s for s in interleave({"": products}, 3)[""]])
+        for name in rows or ROWS:
+            say(f"measuring {name}")
+            for found in ROWS[name](subject):
+                if isinstance(found, Row):
+                    measured.append(found)
+                else:
+                    left_out.append(found)
+                    say(found)
+    return {
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "torch": torch.__version__, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "flags": cpu_flags(), "matrix products, GFLOP/s": rate,
+        },
         "model": {"name": subject.name, "parameters": config.count_parameters()["model"]},
-        "corpus": {"texts": len(lengths), "tokens": sum(lengths), "longest": max(lengths), "repeats": subject.repeats},
-        "rows": [],
-        "left out": [],
-    }
-    for name in rows or ROWS:
-        say(f"measuring {name}")
-        for found in ROWS[name](subject):
-            if isinstance(found, Row):
-                spreads = {
-                    key: value and value._asdict() for key, value in (("ours", found.ours), ("theirs", found.theirs))
-                }
-                result["rows"].append(asdict(found) | spreads)
-            else:
-                say(found)
-                result["left out"].append(found)
-    return result
+        "corpus": {"texts": len(lengths), "tokens": sum(lengths), "longest": max(lengths), "repeats": repeats},
+        "rows": list(map(asdict, measured)),
+        "left out": left_out,
+    }  # fmt: skip
 
 
 def subject_of(
     ref: str | Path | None, preset: str, file: str | None, repeats: int, count: int, quick: bool, say: Callable
 ) -> Subject:
-    tokenizer, directory, texts, name = None, None, [], f"{preset}, random weights"
+    tokenizer, directory, texts = None, None, []
     if ref is not None:
         (model, tokenizer), directory, name = load(ref), find(ref), str(ref)
+    elif file:
+        raise InputError("--texts needs --model: ids are made by the model's own tokenizer")
     else:
-        if file:
-            raise InputError("--texts needs --model: ids are made by the model's own tokenizer")
-        config = AlbertConfig(**QUICK) if quick else AlbertConfig.preset(preset)  # type: ignore[arg-type]
-        name = "a tiny model, random weights" if quick else name
+        name = f"{'a tiny model' if quick else preset}, random weights"
+        config = AlbertConfig(**QUICK) if quick else AlbertConfig.preset(preset)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = AlbertModel(config).eval()
     P = model.config.max_position_embeddings
+    ids = sentences(count, model.config.vocab_size, P)
     if file and tokenizer is not None:
-        texts = [text for text, _ in zip((t for t in read_texts(file) if t.strip()), range(MOST_TEXTS), strict=False)]
+        texts = list(islice((text for text in read_texts(file) if text.strip()), MOST_TEXTS))
         if not texts:
             raise InputError(f"{file}: no text in it")
         ids = [list(row) for row in tokenizer(texts[:count], padding=False, truncation=True, max_length=P).input_ids]
-    else:
-        ids = sentences(count, model.config.vocab_size, P)
-    return Subject(name, model, their_model(model, say), ids, texts, tokenizer, directory, repeats,
-                   (2, min(16, P)) if quick else (8, min(128, P)))  # fmt: skip
+    dense = (2, min(16, P)) if quick else (8, min(128, P))
+    return Subject(name, model, their_model(model, say), ids, texts, tokenizer, directory, repeats, dense)
 
 
 def sentences(count: int, V: int, P: int) -> list[list[int]]:
@@ -375,13 +354,3 @@ def cpu_flags() -> list[str]:
     except OSError:
         return []
     return [flag for flag in FLAGS if flag in words]
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "flags": cpu_flags(),
-    }

@@ -237,9 +237,15 @@ BAD_BIN = {
     "random bytes": (b"\x80" + bytes(range(256)) * 9, "not a torch file that can be read", "download it again"),
     "a list": (saved([1, 2]), "holds a list, expected a dictionary of tensors"),
     "one tensor": (saved(torch.ones(3)), "holds a Tensor, expected a dictionary of tensors"),
-    "a number among the tensors": (saved(TENSORS | {"step": 5}), "step is a int, expected nothing but plain tensors"),
-    "a sparse tensor": (saved({"x": torch.eye(3).to_sparse()}), "x is a torch.sparse_coo tensor"),
-    "a tensor without numbers": (saved({"x": torch.ones(3, device="meta")}), "expected nothing but plain tensors"),
+    "a number among the tensors": (
+        saved(TENSORS | {"step": 5}),
+        "step is no plain tensor but a int; expected nothing else",
+    ),
+    "a sparse tensor": (saved({"x": torch.eye(3).to_sparse()}), "x is no plain tensor but a tensor (torch.sparse_coo"),
+    "a tensor without numbers": (
+        saved({"x": torch.ones(3, device="meta")}),
+        "x is no plain tensor but a tensor (torch.strided, meta",
+    ),
     "numbers for names": (saved({1: torch.ones(3)}), "its keys are not the names of tensors"),
     "a name with a line break": (saved({"a\nb": torch.ones(3)}), "its keys are not the names of tensors"),
     "a pickle of protocol 4": (pickle.dumps(TENSORS, protocol=4), "not a torch file that can be read"),

@@ -71,6 +71,20 @@ def why_albert_differs(text: str) -> str | None:
     return None
 
 
+def newer(text: str) -> bool:
+    """Does it hold marks, signs or unassigned characters that Unicode got lately? The tables in use differ."""
+    characters = unicodedata.normalize("NFD", text)
+    return any(unicodedata.category(c)[0] in "PMC" and unicodedata.ucd_3_2_0.category(c) == "Cn" for c in characters)
+
+
+def why_bert_differs(text: str) -> str | None:
+    if newer(text):
+        return "characters newer than one of the two Unicode tables"
+    if unicodedata.normalize("NFD", text) != "".join(unicodedata.normalize("NFD", c) for c in text):
+        return "marks out of canonical order: theirs takes the offset of the place, ours that of the mark"
+    return None
+
+
 def test_albert_ids_differ_from_transformers_5_only_in_documented_ways(albert):
     ours, theirs = albert
     reasons: Counter = Counter()
@@ -93,27 +107,30 @@ def test_albert_ids_equal_transformers_5_on_ordinary_text(albert, sentences):
     print(f"\nALBERT: {len(plain)} sentences equal; {same} of the {len(odd)} that might differ are equal too")
 
 
-def test_albert_offsets_equal_transformers_5_except_lone_marks_and_deleted_characters(albert):
+def test_albert_offsets_equal_transformers_5_but_for_four_rules(albert):
     ours, theirs = albert
     counts: Counter = Counter()
     for _, text in TEXTS:
         encoding, reference = ours(text, padding=False), theirs(text, return_offsets_mapping=True)
         if encoding.input_ids[0] != reference.input_ids or why_albert_differs(text):
             continue
-        deleted = any(unicodedata.category(c) in ("Cc", "Cf") for c in text)
-        pairs = zip(encoding.tokens[0], encoding.offsets[0], reference["offset_mapping"], strict=True)
-        for piece, span, other in pairs:
-            reason = "equal" if span == tuple(other) else "lone mark" if piece == "▁" else "beside a deleted character"
-            assert reason != "beside a deleted character" or deleted, (text, piece, span, other)
-            counts[reason] += 1
-    print(f"\nALBERT offsets: {dict(counts)}")
-
-
-def why_bert_differs(text: str) -> str | None:
-    for c in unicodedata.normalize("NFD", text):
-        if unicodedata.category(c)[0] in "PMC" and unicodedata.ucd_3_2_0.category(c) == "Cn":
-            return "characters that are newer than one of the two Unicode tables"
-    return None
+        invisible = any(unicodedata.category(c) in ("Cc", "Cf") for c in text)
+        for piece, span, other in zip(
+            encoding.tokens[0], encoding.offsets[0], reference["offset_mapping"], strict=True
+        ):
+            if span == tuple(other):
+                counts["equal"] += 1
+            elif piece == "▁":
+                counts["lone mark: empty here, the next character there"] += 1
+            elif piece == "[MASK]":
+                counts["[MASK]: without the white space it swallows here, with it there"] += 1
+                assert text[other[0] : other[1]].strip() == "[MASK]" and text[slice(*span)] == "[MASK]"
+            elif piece == '"' and text[slice(*span)] in ("``", "''"):
+                counts["a replaced quotation mark: both characters here, one there"] += 1
+            else:
+                counts["beside characters that one of the two deletes"] += 1
+                assert invisible or newer(text), (text, piece, span, other)
+    print("\nALBERT offsets:", *counts.most_common(), sep="\n  ")
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -154,7 +171,7 @@ def test_pairs_types_padding_and_truncation_equal_transformers_5(kind, request):
     pairs = list(zip(plain[:60], plain[60:120], strict=True))
     firsts, seconds = map(list, zip(*pairs, strict=True))
     for multiple in (None, 8):
-        for length in (None, *range(5, 40)):
+        for length in (None, *range(8, 40, multiple or 1)):  # theirs refuses other lengths with a multiple
             mine = ours(
                 pairs,
                 truncation="longest_first_fast" if length else False,

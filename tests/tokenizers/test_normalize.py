@@ -30,13 +30,13 @@ def words_fast(text: str, lower: bool, strip: bool, cjk: bool, hf: bool) -> list
     return [word for chunk in chunks_of(text, lower, hf) for word in words_of_chunk(chunk, strip, cjk, hf)]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(any_text, flags, flags, flags, flags)
 def test_fast_cleaning_equals_aligned_cleaning(text, lower, accents, space, hf):
     assert clean(text, lower, accents, space, hf) == text_of(clean_aligned(text, lower, accents, space, hf))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(any_text, flags, flags, flags, flags)
 def test_fast_words_equal_aligned_words(text, lower, strip, cjk, hf):
     aligned = [text_of(word) for word in words_aligned(text, lower, strip, cjk, hf)]
@@ -55,7 +55,7 @@ def test_origins_are_in_the_text_and_never_go_backwards(text, lower, accents, sp
 @given(any_text)
 def test_decomposing_with_origins_is_decomposing(text):
     for form in ("NFD", "NFKD"):
-        assert text_of(decompose_aligned(chars_of(text), form)) == unicodedata.normalize(form, text)
+        assert text_of(decompose_aligned(chars_of(text), form, lambda c: False)) == unicodedata.normalize(form, text)
 
 
 @given(any_text)

@@ -98,7 +98,7 @@ def test_user_defined_signs_stand_alone_with_their_mark_before_them():
     assert {5, 6, 7, 8, 9, 10, 11, 12} <= set(content(HF, '(a) "-.–£€'))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(plain_text)
 def test_ids_are_the_same_with_and_without_origins(text):
     for tokenizer in (HF, GOOGLE, CASED):
@@ -106,7 +106,7 @@ def test_ids_are_the_same_with_and_without_origins(text):
         assert len(encoding.offsets[0]) == len(encoding.input_ids[0])  # raises if the second reading differs
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(plain_text)
 def test_the_slice_an_offset_cuts_is_the_source_of_the_piece(text):
     """Cleaning the slice gives the piece; it may give more where one character became several pieces."""

@@ -54,7 +54,7 @@ def test_a_word_longer_than_max_chars_is_unknown():
     assert WordPieceTokenizer("vocab_chinese.txt", data=GOOGLE).max_chars == 200
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(plain_text)
 def test_ids_are_the_same_with_and_without_origins(text):
     for tokenizer in (PLAIN, CASED):
@@ -62,7 +62,7 @@ def test_ids_are_the_same_with_and_without_origins(text):
         assert len(encoding.offsets[0]) == len(encoding.input_ids[0])  # raises if the second reading differs
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(plain_text)
 def test_the_slice_an_offset_cuts_is_the_source_of_the_piece(text):
     """Cleaning the slice gives the piece; it may give more where one character became several pieces."""
