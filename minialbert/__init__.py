@@ -16,6 +16,7 @@ from minialbert.heads import (
 )
 from minialbert.hooks import POINTS, Editor, Recorder, chain
 from minialbert.model import AlbertModel
+from minialbert.version import VERSION
 
 __all__ = [  # noqa: RUF022  # in reading order
     "load",
@@ -38,4 +39,4 @@ __all__ = [  # noqa: RUF022  # in reading order
     "MiniAlbertError",
 ]
 
-__version__ = "0.1.0"
+__version__ = VERSION

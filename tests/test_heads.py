@@ -1,4 +1,4 @@
-"""Losses that count nothing, gathered positions, labels that do not fit. Parity with Hugging Face is in tests/parity."""
+"""Losses that count nothing, gathered positions, labels that do not fit. Parity is in tests/parity."""
 
 import pytest
 import torch

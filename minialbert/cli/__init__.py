@@ -1,7 +1,7 @@
 """The command line: `minialbert COMMAND`, or `python -m minialbert COMMAND`.
 
 Results go to stdout, progress and warnings to stderr. Exit 0: done; 1: could not be done (one line `error: ...`, a
-traceback only with --debug); 2: usage. texts.py and models.py have the commands, one function each.
+traceback only with --debug); 2: usage. texts.py, models.py and speed.py have the commands, one function each.
 """
 
 import argparse
@@ -9,16 +9,17 @@ import os
 import sys
 import warnings
 
-from minialbert.cli import models, texts
+from minialbert.cli import models, speed, texts
 from minialbert.errors import MiniAlbertError
+from minialbert.version import VERSION
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="minialbert", description="ALBERT and BERT: text to vectors, and a look inside.")
-    top.add_argument("--version", action="version", version=_version())
+    top.add_argument("--version", action="version", version=f"minialbert {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (texts, models):
+    for module in (texts, models, speed):
         module.add_commands(commands)
     for command in commands.choices.values():
         command.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -47,9 +48,3 @@ def main(arguments: list[str] | None = None) -> int:
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _version() -> str:
-    from minialbert import __version__
-
-    return f"minialbert {__version__}"

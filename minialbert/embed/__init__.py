@@ -22,12 +22,13 @@ from minialbert.errors import InputError
 from minialbert.model import AlbertModel
 from minialbert.packed import PackedEncoder
 from minialbert.tokenizers import Tokenizer
+from minialbert.version import VERSION
 
 BLOCK_TEXTS = 4096  # texts that are tokenized and sorted together
 
 
 class Block(NamedTuple):
-    """Vectors of some texts in their order: [n, H], or a list of [T_i, H]; labels of those T_i; tokens cut from each."""
+    """Vectors of some texts in order, [n, H] or a list of [T_i, H]; labels of those T_i; tokens cut from each."""
 
     vectors: Any
     items: list[list[dict]] | None
@@ -149,7 +150,7 @@ class Embedder:
         types: Sequence[Sequence[int]] | None = None, normalize: bool = False, post: Post | None = None,
         exact: bool = False,
     ) -> Any:  # fmt: skip
-        """Vectors from ready-made ids, special tokens and all; pooling is "mean", "cls", "max", "pooler" or "tokens"."""
+        """Vectors from ready-made ids, special tokens and all; pooling "mean", "cls", "max", "pooler" or "tokens"."""
         check_pooling(pooling)
         if pooling in ("words", "spans"):
             raise InputError(f"pooling={pooling!r} needs texts; ids have no words")
@@ -205,10 +206,8 @@ class Embedder:
 
     def provenance(self, layer: int | str = -1, pooling: str = "mean", **options: Any) -> dict[str, Any]:
         """What made a vector, to be written beside it: digests, layer, pooling, precision, version."""
-        from minialbert import __version__
-
         return {
-            "minialbert": __version__,
+            "minialbert": VERSION,
             "model": self.model.digest(),
             "tokenizer": self.tokenizer.digest(),
             "layer": self.layers(layer).name,

@@ -16,6 +16,7 @@ import shutil
 import sys
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -155,7 +156,7 @@ def open_writer(
     return kind(path, provenance, width, ragged, dtype)
 
 
-class Writer:
+class Writer(ABC):
     """Takes blocks of vectors; leaves a whole file at the end of its with-block, or nothing after an exception."""
 
     sidecar = False  # does the provenance go to a file of its own, path + ".json"?
@@ -263,11 +264,11 @@ class Writer:
     def begin(self) -> None:
         self.file = self.temporary()
 
+    @abstractmethod
     def put(self, rows: np.ndarray, lengths: list[int], texts, items) -> None:
         """Write rows [R, H], the first lengths[0] of which are of the first text, and so on."""
-        raise NotImplementedError
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027  # most kinds have nothing to add
         """Write what can only be written at the end."""
 
 

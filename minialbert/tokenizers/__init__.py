@@ -28,7 +28,6 @@ def load_tokenizer(
     not given: flavor ("hf" or "google"), do_lower_case, and by name keep_accents, remove_space, strip_accents,
     tokenize_chinese_chars, max_chars, split_special, allowed_special, model_max_length.
     Raises FileError, CheckpointError (files that contradict each other), InputError (no such setting).
-    Source: shared/spec/checkpoint-names.md, section 4.
     """
     kind, source, why = find_vocabulary(path)
     data, said = None, Settings()

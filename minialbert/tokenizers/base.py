@@ -2,11 +2,11 @@
 
 The two kinds (sentencepiece.py, wordpiece.py) only say how a stretch of ordinary text becomes ids, and how it becomes
 `Token`s that know where they came from. What is returned is in encoding.py.
-Source: shared/spec/tokenization.md, sections 1.1 and 1.5 to 1.10; decisions: section 4.
 """
 
 import hashlib
 import json
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,20 +66,20 @@ class Tokenizer(Vocabulary):
 
     # ---- what the two kinds supply ----
 
+    @abstractmethod
     def _load(self) -> None:
         """Reads self.data. Raises FileError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _segment_ids(self, text: str) -> list[int]:
         """Ids of ordinary text, fast."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _segment_tokens(self, text: str) -> tuple[list[Token], int]:
         """The same as Tokens, words counted from 0; and the number of words."""
-        raise NotImplementedError
 
-    def _missing_message(self, missing: list[str]) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _missing_message(self, missing: list[str]) -> str: ...
 
     # ---- one text ----
 
@@ -238,8 +238,8 @@ class Tokenizer(Vocabulary):
             f"{case}, {self._accents()}, flavor {self.flavor}"
         )
 
-    def _accents(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _accents(self) -> str: ...
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.describe()}>"

@@ -1,6 +1,6 @@
 """What a batch may hold, how long its rows become, and which tokens stay when a text is too long. Plain functions.
 
-base.py calls them. Source: shared/spec/tokenization.md, sections 1.6 to 1.8.
+base.py calls them.
 """
 
 from collections.abc import Iterable, Iterator

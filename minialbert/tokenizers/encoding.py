@@ -2,7 +2,6 @@
 
 Ids are there at once. Pieces, offsets and word numbers are worked out when they are first asked for, by going over
 the text a second time with origins (normalize.py); they are held equal to the ids. base.py makes the encodings.
-Sources: shared/spec/tokenization.md, sections 1.6 to 1.9; what users of other libraries missed: shared/asks.md B.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -75,21 +74,20 @@ class Encoding(Mapping):
 
     @cached_property
     def input_ids(self) -> Any:
-        ids = [row.ids for row in self._rows]
         if self._width is None:
-            return ids
-        out = np.full((len(ids), self._width), self._pad_id, dtype=np.int64)
-        real = self.attention_mask.astype(bool)
-        out[real] = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(real.sum()))
+            return [list(row.ids) for row in self._rows]
+        out = np.full((len(self), self._width), self._pad_id, dtype=np.int64)
+        out[self._filled()] = np.fromiter(chain.from_iterable(row.ids for row in self._rows), dtype=np.int64)
         return out
 
     @cached_property
     def attention_mask(self) -> Any:
-        lengths = [len(row.ids) for row in self._rows]
-        if self._width is None:
-            return [[1] * length for length in lengths]
-        real = np.arange(self._width) < np.array(lengths, dtype=np.int64)[:, None]
-        return real.astype(np.int64)
+        return [[1] * len(row.ids) for row in self._rows] if self._width is None else self._filled().astype(np.int64)
+
+    def _filled(self) -> np.ndarray:
+        """bool [B, T], true where a row has ids."""
+        lengths = np.array([len(row.ids) for row in self._rows], dtype=np.int64)
+        return np.arange(self._width or 0) < lengths[:, None]
 
     @cached_property
     def token_type_ids(self) -> Any:

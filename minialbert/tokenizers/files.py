@@ -1,7 +1,6 @@
 """Reading and writing the files around a vocabulary: which vocabulary a directory holds, which settings.
 
 Nothing here knows how a text is cut; tokenizer_json.py reads the one format that holds everything in one file.
-Source: shared/spec/checkpoint-names.md, section 4.
 """
 
 import contextlib

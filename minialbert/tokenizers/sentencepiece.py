@@ -2,7 +2,7 @@
 
 clean (normalize.py), SentencePiece, then one rule of ALBERT's own: a piece that ends in digit and comma is cut again,
 so that numbers do not carry the comma with them. base.py does the rest; BERT's tokenizer is in wordpiece.py.
-Source: shared/spec/tokenization.md, section 1.
+Source: Lan et al. 2020, section 4.1; Kudo 2018 (unigram); the rules of both reference tokenizers, as measured.
 """
 
 import re
@@ -19,7 +19,7 @@ from minialbert.tokenizers.normalize import Char, clean, clean_aligned, ends_in_
 
 MARK = "▁"  # U+2581, SentencePiece's sign for a space
 WORD = re.compile(r"\S+")
-RECIPE = "minialbert train-tokenizer makes a model with ALBERT's recipe (shared/spec/tokenization.md, section 2)"
+RECIPE = "train it with [CLS], [SEP] and [MASK] as control symbols, as the ALBERT paper's code says"
 
 
 class SentencePieceTokenizer(Tokenizer):

@@ -1,7 +1,7 @@
 """tokenizer.json, the one file that Hugging Face's newer tokenizers write, read into the two vocabularies we know.
 
 A WordPiece model becomes the bytes of a vocab.txt, a Unigram model those of a spiece.model (model_file.py writes it).
-Source: shared/spec/checkpoint-names.md, section 4; what the file holds was seen in files written by transformers 5.23.
+Source: files written by transformers 5.23.
 """
 
 import base64

@@ -1,18 +1,18 @@
 """`Vocabulary`: ids and tokens. Those of the vocabulary file, the special ones, the added ones; and back to text.
 
 Also finds special and added tokens in a text. `Tokenizer` in base.py is built on it.
-Source: shared/spec/tokenization.md, sections 1.1, 1.5 and 1.10.
 """
 
 import operator
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, SupportsIndex
 
 from minialbert.errors import InputError
 
 
-class Vocabulary:
+class Vocabulary(ABC):
     """Strings and their ids, both ways. The two kinds of tokenizer say what their file holds."""
 
     kind: ClassVar[str]
@@ -32,19 +32,19 @@ class Vocabulary:
 
     # ---- what the two kinds supply ----
 
-    def _vocabulary_id(self, token: str) -> int | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _vocabulary_id(self, token: str) -> int | None: ...
 
-    def _vocabulary_token(self, number: int) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _vocabulary_token(self, number: int) -> str: ...
 
-    def _join(self, pieces: list[str]) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _join(self, pieces: list[str]) -> str: ...
 
     @property
+    @abstractmethod
     def vocab_size(self) -> int:
         """Number of ids of the vocabulary file, added tokens left out."""
-        raise NotImplementedError
 
     # ---- special and added tokens ----
 

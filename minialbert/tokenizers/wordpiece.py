@@ -2,7 +2,7 @@
 
 A text is cut into words (normalize.py); each word is spelled with the longest pieces of the vocabulary, from the left.
 base.py does the rest; English ALBERT's tokenizer is in sentencepiece.py.
-Source: shared/spec/tokenization.md, section 5.
+Source: Devlin et al. 2019 and the rules of Google's tokenizer, as measured.
 """
 
 from itertools import chain

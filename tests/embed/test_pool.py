@@ -13,12 +13,14 @@ from minialbert.errors import InputError, NameUnknown
 
 GOOD = {
     -1: ((12,), "one"), "3": ((3,), "one"), 0: ((0,), "one"), -13: ((0,), "one"), " -2 ": ((11,), "one"),
-    "mean(-4..-1)": ((9, 10, 11, 12), "mean"), "cat(1,6,-1)": ((1, 6, 12), "cat"), "mean(0, 3..5)": ((0, 3, 4, 5), "mean"),
+    "mean(-4..-1)": ((9, 10, 11, 12), "mean"), "cat(1,6,-1)": ((1, 6, 12), "cat"),
+    "mean(0, 3..5)": ((0, 3, 4, 5), "mean"),
     "all": (tuple(range(13)), "all"), "embeddings": ((-1,), "one"), "cat(-1)": ((12,), "cat"),
     "cat(2,2)": ((2, 2), "cat"),
 }  # fmt: skip
 BAD = {
-    "1..4": "did you mean mean(1..4) or cat(1..4)?", "-4:-1": "did you mean mean(-4..-1)", "1-4": "did you mean mean(1..4)",
+    "1..4": "did you mean mean(1..4) or cat(1..4)?", "-4:-1": "did you mean mean(-4..-1)",
+    "1-4": "did you mean mean(1..4)",
     "13": "layers 0..12", "-14": "-13..-1", "mean()": "expected a number", "last": "expected a number",
     "mean(4..1)": "must rise", "cat(1,x)": "'x' is not a whole number", "sum(1,2)": "expected a number", "": "expected",
     "mean(1..2..3)": "must rise", "mean(1.5)": "not a whole number",

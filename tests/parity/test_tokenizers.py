@@ -1,7 +1,7 @@
 """Our tokenizers beside those of transformers 5, as black boxes. What remains different is listed, by category.
 
 For ALBERT the reference is a directory with a tokenizer.json like the released ones, which is what transformers 5 reads
-(spiece.model alone makes it cut user-defined signs differently: shared/spec/tokenization.md, section 3). The reference
+(spiece.model alone makes it cut user-defined signs differently). The reference
 that flavor "hf" equals everywhere is transformers 4's slow tokenizer: tests/tokenizers/test_sentencepiece.py holds its
 recorded answers.
 """

@@ -1,7 +1,6 @@
 """ALBERT's tokenizer: Google's recorded answers, transformers 4's recorded answers, the comma rule, offsets."""
 
 import json
-from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -45,7 +44,7 @@ def test_google_flavor_equals_googles_recorded_answers(line):
 def test_hf_flavor_equals_transformers_4_recorded_answers():
     """303 texts through the slow AlbertTokenizer of transformers 4.57.6 with the model of `comma_model`."""
     cased = sentencepiece_tokenizer(do_lower_case=False)
-    lines = (Path(__file__).parent / "transformers-4.57.6-slow.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (GOLDEN / "transformers-4.57.6-slow.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) > 300
     for want in map(json.loads, lines):
         assert content(HF, want["text"]) == want["lower"], want["text"]
