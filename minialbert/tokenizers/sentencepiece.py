@@ -66,7 +66,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._nothing: dict[str, bool] = {}  # character: does SentencePiece's own normalizer delete it?
 
     def _missing_message(self, missing: list[str]) -> str:
-        return f"{self.source}: the SentencePiece model has no {', '.join(missing)}; it is not ALBERT's. {RECIPE}"
+        return f"{self.source}: the SentencePiece model has no {', '.join(missing)}; it is not ALBERT's: {RECIPE}"
 
     @property
     def vocab_size(self) -> int:

@@ -65,7 +65,8 @@ def test_pieces_are_pooled_as_a_loop_would(groups, how):
     x = torch.randn(10, 3, dtype=torch.float64)
     loop = {
         "mean": lambda rows: rows.mean(0), "sum": lambda rows: rows.sum(0), "max": lambda rows: rows.amax(0),
-        "first": lambda rows: rows[0], "last": lambda rows: rows[-1], "first+last": lambda rows: (rows[0] + rows[-1]) / 2,
+        "first": lambda rows: rows[0], "last": lambda rows: rows[-1],
+        "first+last": lambda rows: (rows[0] + rows[-1]) / 2,
     }[how]  # fmt: skip
     want = [loop(x[rows]) if rows else torch.zeros(3, dtype=torch.float64) for rows in groups]
     got = pool_pieces(x, groups, how)

@@ -193,7 +193,7 @@ def test_every_cut_of_a_model_is_noticed():
 
 def test_a_model_without_cls_is_told_the_recipe():
     pieces = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("▁", -1.0, NORMAL), ("a", -2.0, NORMAL)]
-    with pytest.raises(CheckpointError, match=r"\[CLS\], \[SEP\].*train-tokenizer"):
+    with pytest.raises(CheckpointError, match=r"\[CLS\], \[SEP\].*control symbols"):
         SentencePieceTokenizer("x.model", data=write_model(pieces, {"unk": 0}, b"", True))
 
 
