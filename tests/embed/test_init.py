@@ -158,7 +158,7 @@ def test_long_texts_are_cut_and_counted_or_run_in_windows_or_refused(embed):
     with pytest.warns(UserWarning, match="1 of 2 texts were cut to 512 tokens, .* tokens lost"):
         cut = embed([long, "short"])
     assert cut.shape == (2, 384)
-    with pytest.raises(InputError, match="text 1 has .* tokens, the limit is 512"):
+    with pytest.raises(InputError, match=r"text 1 has .* tokens, the limit is 512"):
         embed(["short", long], long="error")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
