@@ -57,7 +57,7 @@ def kept_lengths(n1: int, n2: int | None, room: int, strategy: str, i: int = 0) 
     """How many tokens of the first and the second text stay.
 
     "longest_first" is Google's loop (take one from the longer text, from the second on ties) in closed form.
-    Source: tokenization.md, section 1.7; tested against the loop.
+    Tested against the loop.
     """
     if room < 0:
         raise InputError(f"text {i}: max_length is too small even for [CLS] and [SEP]")

@@ -45,7 +45,7 @@ def clean(text: str, lower: bool = True, keep_accents: bool = False, remove_spac
 
     `hf` adds the two things that Hugging Face does and Google does not: doubled backticks and apostrophes become a
     double quote, and characters are lower-cased one by one before everything else (so a capital sigma at the end of
-    a word becomes the ordinary small one). Source: tokenization.md, section 1.2.
+    a word becomes the ordinary small one).
 
     >>> clean("  ``Éclair''  am\\u00a0Abend ")
     '"eclair" am abend'
@@ -237,7 +237,7 @@ def words_aligned(
 ) -> list[list[Char]]:
     """BERT's basic tokenizer as the source tells it, step by step, with origins: a list of words, each a list of Char.
 
-    The words are those of `chunks_of` and `words_of_chunk`. Source: tokenization.md, section 5.
+    The words are those of `chunks_of` and `words_of_chunk`.
     """
     chars = [c for c in chars_of(whole(text)) if not is_dropped(c.text, hf)]
     if cjk:

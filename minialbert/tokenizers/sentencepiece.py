@@ -42,7 +42,7 @@ class SentencePieceTokenizer(Tokenizer):
         "mask": "[MASK]",
     }
     SETTINGS: ClassVar[dict[str, Any]] = {
-        "flavor": "hf",  # "google": what the public training code does (tokenization.md, section 4)
+        "flavor": "hf",  # "google": what the public training code does
         "do_lower_case": True,
         "keep_accents": False,
         "remove_space": True,
@@ -118,7 +118,7 @@ class SentencePieceTokenizer(Tokenizer):
         """'▁2009,' as the pieces of '2009', then ','.
 
         Encoding '2009' puts a mark in front. Hugging Face takes it away again if the piece had none; Google's code
-        means to and does not, because it compares text with bytes. Source: tokenization.md, section 1.4.
+        means to and does not, because it compares text with bytes.
         """
         parts = self._sp.encode(piece[:-1].replace(MARK, ""), out_type=str)
         if self.flavor == "hf" and not piece.startswith(MARK) and parts and parts[0].startswith(MARK):

@@ -56,7 +56,7 @@ def sentences() -> list[str]:
 
 
 def why_albert_differs(text: str) -> str | None:
-    """The documented reason why transformers 5 gives other ids than transformers 4 (tokenization.md, section 3)."""
+    """The documented reason why transformers 5 gives other ids than transformers 4."""
     decomposed = unicodedata.normalize("NFKD", text)
     if any(unicodedata.category(c)[0] == "M" and not unicodedata.combining(c) for c in decomposed):
         return "marks of combining class 0: removed by 5"
