@@ -20,7 +20,7 @@ def add_commands(commands) -> None:
     speed.add_argument("--model", metavar="REF", help="a model directory; random weights without it")
     speed.add_argument("--preset", default="albert-base-v2", metavar="NAME", help="whose size random weights have")
     speed.add_argument("--rows", nargs="+", metavar="NAME", help=f"some of {', '.join(ROWS)}")
-    speed.add_argument("--repeats", type=int, metavar="N", help="rounds that count (5)")
+    speed.add_argument("--repeats", type=int, metavar="N", help="rounds that count (3)")
     speed.add_argument("--texts", metavar="F", help="real sentences, a text a line; needs --model")
     speed.add_argument("--count", type=int, metavar="N", help="texts of the corpus rows (256)")
     speed.add_argument("--threads", type=int, metavar="N", help="of torch")

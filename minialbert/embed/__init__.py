@@ -68,7 +68,7 @@ class Embedder:
             raise InputError(f"device={str(device)!r}: {str(error).splitlines()[0]}") from None
         self.model, self.tokenizer = trunk, tokenizer
         self.encoder = PackedEncoder(trunk)
-        self.batch_tokens = batch_tokens or (1024 if trunk.device.type == "cpu" else 16384)
+        self.batch_tokens = batch_tokens or (2048 if trunk.device.type == "cpu" else 16384)
 
     def __call__(
         self,

@@ -276,7 +276,7 @@ def bench(
         raise NameUnknown(f"no row named {unknown[0]!r}. Nearest: {near or 'none'}. All: {', '.join(ROWS)}")
     if (repeats or 1) < 1 or (count or 1) < 1 or 0 in (repeats, count):
         raise InputError(f"repeats={repeats} count={count}: both must be at least 1")
-    repeats, count = repeats or (1 if quick else 5), count or (24 if quick else 256)
+    repeats, count = repeats or (1 if quick else 3), count or (24 if quick else 256)
     subject = subject_of(ref, preset, texts, repeats, count, quick, say)
     config, lengths = subject.model.config, list(map(len, subject.ids))
     with torch.inference_mode():
