@@ -23,7 +23,15 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor, ignored: int = IGNORED) -
     """Mean cross entropy over the labels that count; 0 when none does. logits [..., C], labels [...]."""
     if labels.shape != logits.shape[:-1]:
         raise InputError(f"labels are {list(labels.shape)}, expected {list(logits.shape[:-1])}")
-    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignored, reduction="sum")
+    if labels.is_floating_point():
+        raise InputError(f"labels are {labels.dtype}, expected whole numbers: the class of each")
+    try:
+        total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignored, reduction="sum")
+    except IndexError:
+        low, high, C = int(labels.min()), int(labels.max()), logits.shape[-1]
+        raise InputError(
+            f"labels run from {low} to {high}, there are classes 0..{C - 1} ({ignored} is not counted)"
+        ) from None
     return total / (labels != ignored).sum().clamp(min=1)
 
 

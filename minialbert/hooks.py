@@ -48,6 +48,8 @@ class _Selection:
 
     def __init__(self, names: Iterable[str], layers: int | Iterable[int] | None):
         self.names = tuple(names)
+        if not self.names:
+            raise InputError("name at least one point; Recorder(*POINTS) keeps them all")
         for name in self.names:
             if name not in POINTS:
                 raise NameUnknown(
@@ -58,6 +60,11 @@ class _Selection:
         self.layers = None if layers is None else frozenset(layers)
         if self.layers and min(self.layers) < 0:
             raise InputError(f"layer {min(self.layers)}: layers are counted 0..L here, from the input upwards")
+
+    def check(self, layers: int) -> None:
+        """Called by the model before it runs: a tap whose every layer lies beyond the last would never fire."""
+        if self.layers and min(self.layers) > layers:
+            raise InputError(f"{', '.join(self.names)} at layer {min(self.layers)}: this run has layers 0..{layers}")
 
     def wants(self, name: str, layer: int) -> bool:
         return name in self.names and (self.layers is None or layer in self.layers)
@@ -115,15 +122,18 @@ class Editor(_Selection):
 
     def __init__(self, name: str, layer: int | Iterable[int] | None = None, *, fn: Callable[[Tensor], Tensor]):
         super().__init__([name], layer)
+        if not callable(fn):
+            raise InputError(f"fn is a {type(fn).__name__}, expected a function of a tensor")
         self.fn = fn
 
     def __call__(self, name: str, layer: int, tensor: Tensor) -> Tensor:
         if not self.wants(name, layer):
             return tensor
         new = self.fn(tensor)
-        if not isinstance(new, Tensor) or new.shape != tensor.shape:
-            got = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise InputError(f"the editor of {name} at layer {layer} gave {got}, expected {list(tensor.shape)}")
+        if not isinstance(new, Tensor) or (new.shape, new.dtype) != (tensor.shape, tensor.dtype):
+            got = f"{list(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
+            expected = f"{list(tensor.shape)} {tensor.dtype}"
+            raise InputError(f"the editor of {name} at layer {layer} gave {got}, expected {expected}")
         return new
 
 
@@ -135,6 +145,13 @@ def chain(*taps: Tap) -> Tap:
 class _Chain:
     def __init__(self, taps: tuple[Tap, ...]):
         self.taps = taps
+        if bad := [tap for tap in taps if not callable(tap)]:
+            raise InputError(f"a {type(bad[0]).__name__} is no tap, expected functions (name, layer, tensor) -> tensor")
+
+    def check(self, layers: int) -> None:
+        for tap in self.taps:
+            if hasattr(tap, "check"):
+                tap.check(layers)
 
     def __call__(self, name: str, layer: int, tensor: Tensor) -> Tensor:
         for tap in self.taps:

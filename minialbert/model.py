@@ -13,23 +13,24 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import gelu, relu, scaled_dot_product_attention, silu
 
 from minialbert.config import AlbertConfig
 from minialbert.errors import InputError
+from minialbert.inputs import bad_mask, bad_numbers, bad_words, check_tap, checked_start
 from minialbert.pretrained import Pretrained
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,  # x Phi(x): the word of Hugging Face and of BERT
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),  # what the word "gelu" means in Google's ALBERT
-    "relu": F.relu,  # Chinese ALBERT
+    "gelu": gelu,  # x Phi(x): the word of Hugging Face and of BERT
+    "gelu_new": lambda x: gelu(x, approximate="tanh"),  # what the word "gelu" means in Google's ALBERT
+    "relu": relu,  # Chinese ALBERT
     "tanh": torch.tanh,
     "linear": lambda x: x,
-    "silu": F.silu,
+    "silu": silu,
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
-ACTIVATIONS |= {"gelu_pytorch_tanh": ACTIVATIONS["gelu_new"], "gelu_fast": ACTIVATIONS["gelu_new"], "swish": F.silu}
+ACTIVATIONS |= {"gelu_pytorch_tanh": ACTIVATIONS["gelu_new"], "gelu_fast": ACTIVATIONS["gelu_new"], "swish": silu}
 
 
 def no_tap(name: str, layer: int, tensor: Tensor) -> Tensor:
@@ -59,11 +60,12 @@ class Embeddings(nn.Module):
             raise InputError("give either input_ids [B, T] or inputs_embeds [B, T, E]")
         if words is None:
             words = rows(self.word, ids, "input_ids")  # [B, T, E]
-        if words.dim() != 3 or words.shape[-1] != self.word.embedding_dim or words.shape[1] > len(self.position.weight):
-            refuse(words, self)
+        E, P = self.word.embedding_dim, len(self.position.weight)
+        if words.dim() != 3 or words.shape[-1] != E or not 0 < words.shape[1] <= P:
+            raise bad_words(words, ids, E, P)
         B, T, _ = words.shape
         types = [[0]] if types is None else types
-        positions = [list(range(T))] if positions is None else positions
+        positions = torch.arange(T)[None] if positions is None else positions
         word = tap("embeddings.word", 0, words)  # [B, T, E]
         token_type = tap("embeddings.token_type", 0, rows(self.token_type, types, "token_type_ids", B, T))  # [B, T, E]
         position = tap("embeddings.position", 0, rows(self.position, positions, "position_ids", B, T))  # [B, T, E]
@@ -95,7 +97,7 @@ class Attention(nn.Module):
         return x.transpose(1, 2)  # [B, A, T, D]
 
     def written_out(self, q: Tensor, k: Tensor, padding: Tensor | None, layer: int, tap) -> Tensor | None:
-        """How much each query takes from each key, shown to the tap; None if it only looked: looking changes no bit."""
+        """softmax(q k / sqrt(D)), step by step past the tap; None when the tap changed nothing, only looked."""
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.width)  # [B, A, T, T]
         if padding is not None:  # the lowest number, not minus infinity: a row of nothing but padding is uniform
             scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)  # [B, A, T, T]
@@ -108,18 +110,18 @@ class Attention(nn.Module):
         q = tap("attention.q", layer, self.split(self.query(x)))  # [B, A, T, D]
         k = tap("attention.k", layer, self.split(self.key(x)))  # [B, A, T, D]
         v = tap("attention.v", layer, self.split(self.value(x)))  # [B, A, T, D]
-        probs = None
+        changed = None  # probs that a tap has changed; while it only looks, the fused kernel decides, bit for bit
         if tap is not no_tap and wants_attention(tap, layer):
-            probs = self.written_out(q, k, padding, layer, tap)
-        if probs is not None:
-            context = self.drop_probs(probs) @ v  # [B, A, T, D]
-        else:  # the same, fused; a query with nothing to look at gets scores of zero, which are uniform too
+            changed = self.written_out(q, k, padding, layer, tap)
+        if changed is not None:
+            context = self.drop_probs(changed) @ v  # [B, A, T, D]
+        else:
             attend = None
             if padding is not None:
-                nothing = padding.all(-1, keepdim=True)
-                q, attend = q.masked_fill(nothing, 0), ~padding | nothing
+                empty = padding.all(-1, keepdim=True)  # queries with nothing to look at: q = 0 makes them uniform too
+                q, attend = q.masked_fill(empty, 0), ~padding | empty
             rate = self.drop_probs.p if self.training else 0.0
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=rate)  # [B, A, T, D]
+            context = scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=rate)  # [B, A, T, D]
         context = tap("attention.context", layer, context)  # [B, A, T, D]
         out = self.output(context.transpose(1, 2).flatten(2))  # [B, T, H]
         out = tap("attention.out", layer, out)  # [B, T, H]
@@ -131,8 +133,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, cfg: AlbertConfig):
         super().__init__()
-        H, inner = cfg.hidden_size, cfg.intermediate_size
-        self.up, self.down = nn.Linear(H, inner), nn.Linear(inner, H)
+        H, F = cfg.hidden_size, cfg.intermediate_size
+        self.up, self.down = nn.Linear(H, F), nn.Linear(F, H)
         self.act = ACTIVATIONS[cfg.hidden_act]
         self.norm = nn.LayerNorm(H, eps=cfg.layer_norm_eps)
         self.drop = nn.Dropout(cfg.hidden_dropout_prob if cfg.ffn_dropout else 0.0)
@@ -148,14 +150,14 @@ class SharedEncoder(nn.Module):
     """Idea 2 of 3: L layers, one set of weights, visited L times (section 3.1).
 
     The plan says which weights each layer uses. ALBERT is the plan (0, 0), (0, 0), ..., (0, 0); BERT is the plan
-    (0, 0), (1, 1), ..., (L-1, L-1). Nothing else knows about sharing.
+    (0, 0), (1, 1), ..., (L-1, L-1). No other class here knows about sharing.
     """
 
     def __init__(self, cfg: AlbertConfig):
         super().__init__()
         self.plan = cfg.sharing_plan()
-        self.attentions = nn.ModuleList(Attention(cfg) for _ in {a for a, _ in self.plan})
-        self.feed_forwards = nn.ModuleList(FeedForward(cfg) for _ in {f for _, f in self.plan})
+        self.attentions = nn.ModuleList(Attention(cfg) for _ in range(1 + max(a for a, _ in self.plan)))
+        self.feed_forwards = nn.ModuleList(FeedForward(cfg) for _ in range(1 + max(f for _, f in self.plan)))
 
     def visits(self, depth: int | None) -> list[tuple[int, int]]:
         """The plan cut to `depth` layers, or carried on past L where one block is all there is."""
@@ -210,34 +212,33 @@ class AlbertModel(Pretrained, nn.Module):
         position_ids=None,  # [B, T] or [1, T], counted from 0 if left out
         inputs_embeds=None,  # [B, T, E], in place of rows of the word table
         *,
-        hidden_states: Tensor | None = None,  # [B, T, H], in place of all these: go on from layer `from_layer`
+        hidden_states: Tensor | None = None,  # [B, T, H] stored at layer `from_layer`, in place of ids: go on there
         from_layer: int = 0,
         depth: int | None = None,  # layers to visit; None is all L
         tap=no_tap,  # (name, layer, tensor) -> tensor, see hooks.py
     ) -> ModelOutput:
         """Raises InputError for shapes, ids, layers or depths that the model has no place for."""
         plan = self.encoder.plan if depth is None else self.encoder.visits(depth)
-        if not 0 <= from_layer <= len(plan) or (from_layer > 0 and hidden_states is None):
-            raise InputError(f"from_layer={from_layer} needs hidden_states, and to be one of 0..{len(plan)}")
-        x = hidden_states
-        if x is None:
+        if tap is not no_tap:
+            check_tap(tap, len(plan))
+        if hidden_states is None and from_layer == 0:
             x = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, tap)  # [B, T, H]
-        padding = None if attention_mask is None else self.padding(attention_mask, *x.shape[:2])
+        else:
+            others = (input_ids, token_type_ids, position_ids, inputs_embeds)
+            x = checked_start(hidden_states, from_layer, len(plan), self.config.hidden_size, others)  # [B, T, H]
+        padding = None if attention_mask is None else self.padding_of(attention_mask, *x.shape[:2])
         x = self.encoder(x, padding, plan, from_layer, tap)  # [B, T, H]
         pooled = None if self.pooler is None else tap("pooled", 0, torch.tanh(self.pooler(x[:, 0])))  # [B, H]
         return ModelOutput(x, pooled)
 
-    def padding(self, mask, B: int, T: int) -> Tensor:
-        """True for keys to ignore, [B, 1, 1, T], or as many rows as a boolean mask [B, 1 or A, T, T] has."""
+    def padding_of(self, mask, B: int, T: int) -> Tensor:
+        """True for keys to ignore: [B, 1, 1, T], the same for every query, or as a boolean mask has them."""
         mask = torch.as_tensor(mask, device=self.embeddings.word.weight.device)
         if mask.shape == (B, T):
             return (mask == 0)[:, None, None, :]  # [B, 1, 1, T]
         if mask.dtype == torch.bool and mask.shape in ((B, 1, T, T), (B, self.config.num_attention_heads, T, T)):
             return ~mask
-        raise InputError(
-            f"attention_mask is {list(mask.shape)} {mask.dtype}, expected [{B}, {T}] with 1 for real tokens, "
-            f"or bool [{B}, 1, {T}, {T}]"
-        )
+        raise bad_mask(mask, B, T)
 
 
 # ---- what the page above needs, in no special order ----
@@ -251,30 +252,11 @@ def wants_attention(tap, layer: int) -> bool:
 
 def rows(table: nn.Embedding, numbers, what: str, *shape: int) -> Tensor:
     """Rows of a table, [B, T, E]; numbers are [B, T] or [1, T], in a tensor, an array or a list."""
-    numbers = torch.as_tensor(numbers, device=table.weight.device)
     try:
+        numbers = torch.as_tensor(numbers, device=table.weight.device)
         return table(numbers.expand(shape) if shape else numbers)
-    except (IndexError, RuntimeError):
-        if (shape and numbers.shape not in ((1, shape[1]), shape)) or numbers.is_floating_point():
-            raise InputError(
-                f"{what} is {list(numbers.shape)} {numbers.dtype}, expected whole numbers {list(shape) or '[B, T]'}"
-            ) from None
-        if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < len(table.weight):
-            found = f"{what} run from {int(numbers.min())} to {int(numbers.max())}"
-            raise InputError(f"{found}, the table has rows 0..{len(table.weight) - 1}") from None
-        raise
-
-
-def refuse(words: Tensor, embeddings: Embeddings) -> None:
-    """Say why an input cannot be placed."""
-    E, P = embeddings.word.embedding_dim, len(embeddings.position.weight)
-    if words.dim() != 3 or words.shape[-1] != E:
-        got = list(words.shape)
-        raise InputError(f"expected input_ids [B, T] or inputs_embeds [B, T, {E}]; their rows of width E are {got}")
-    raise InputError(
-        f"input has T={words.shape[1]} tokens, the model has P={P} positions. "
-        f"Cut it (max_length={P}) or use windows (--long window)"
-    )
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise bad_numbers(table, numbers, what, shape) or error from None
 
 
 def initialize(module: nn.Module, deviation: float) -> None:

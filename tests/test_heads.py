@@ -81,6 +81,8 @@ def test_the_same_words_mean_next_sentence_for_bert():
     ("ForTokenClassification", {"labels": [1, 0, 1]}, "labels are [3], expected [3, 9]"),
     ("ForSequenceClassification", {"labels": [[0.5, 0.5, 1.0]] * 3}, "several classes each need [3, 2]"),
     ("ForQuestionAnswering", {"start_positions": [1, 2, 3]}, "give both"),
+    ("ForPreTraining", {"sentence_order_label": [5, 0, 1]}, "labels run from 0 to 5, there are classes 0..1"),
+    ("ForTokenClassification", {"labels": [[0.5] * 9] * 3}, "labels are torch.float32, expected whole numbers"),
 ])  # fmt: skip
 def test_labels_that_do_not_fit_are_refused(name, labels, words):
     model = getattr(minialbert, "Albert" + name)(tiny_config())

@@ -42,7 +42,7 @@ def test_a_plain_function_is_a_tap_and_hears_every_visit(config):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sets(st.sampled_from(sorted(POINTS))), st.integers(0, 99), st.booleans())
+@given(st.sets(st.sampled_from(sorted(POINTS)), min_size=1), st.integers(0, 99), st.booleans())
 def test_recording_changes_no_bit_of_the_output(model, names, seed, training):
     batch = random_batch(model.config, seed=seed)
     model.train(training)
@@ -155,7 +155,29 @@ def test_asking_for_what_was_not_kept_says_what_was(model):
 
 
 def test_an_editor_must_keep_the_shape(model):
-    with pytest.raises(InputError, match=r"editor of mid at layer 2 gave \[3, 9, 11\], expected \[3, 9, 12\]"):
+    with pytest.raises(
+        InputError, match=r"editor of mid at layer 2 gave \[3, 9, 11\] torch.float32, expected \[3, 9, 12\]"
+    ):
         model(**random_batch(model.config), tap=Editor("mid", 2, fn=lambda x: x[..., 1:]))
     with pytest.raises(InputError, match="gave NoneType"):
         model(**random_batch(model.config), tap=Editor("mid", 2, fn=lambda x: None))
+    with pytest.raises(InputError, match=r"gave .* torch.float64, expected .* torch.float32"):
+        model(**random_batch(model.config), tap=Editor("mid", 2, fn=torch.Tensor.double))
+
+
+def test_taps_that_can_never_fire_are_refused(model):
+    batch = random_batch(model.config)
+    for tap in (Editor("mid", 7, fn=abs), Recorder("hidden", layers=[8, 9]), chain(Editor("mid", [30], fn=abs))):
+        with pytest.raises(InputError, match=r"this run has layers 0\.\.6"):
+            model(**batch, tap=tap)
+    with pytest.raises(InputError, match=r"layers 0\.\.2"):
+        model(**batch, tap=Editor("mid", 3, fn=abs), depth=2)
+    model(**batch, tap=Recorder("hidden", layers=[0, 6, 12]))
+    for make, words in [
+        (lambda: Recorder(), "at least one point"),
+        (lambda: Editor("mid", fn=5), "fn is a int"),
+        (lambda: chain(5), "a int is no tap"),
+        (lambda: model(**batch, tap=[tap]), "chain"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            make()

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "minialbert"
 
 FLOOR = {  # a file imports from lower floors only
     "errors": 0, "version": 0, "tokenizers.normalize": 0,
-    "dialects": 1, "hooks": 1, "pretrained": 1, "tokenizers.encoding": 1, "tokenizers.model_file": 1,
+    "dialects": 1, "hooks": 1, "inputs": 1, "pretrained": 1, "tokenizers.encoding": 1, "tokenizers.model_file": 1,
     "tokenizers.batch": 1, "tokenizers.files": 1, "tokenizers.vocabulary": 1,
     "embed.pool": 1, "embed.post": 1, "embed.files": 1, "convert.torch_files": 1,
     "config": 2, "embed.shards": 2, "tokenizers.base": 2, "tokenizers.tokenizer_json": 2,
@@ -246,6 +246,8 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["vectors"].shape == (2, 384)
+    assert "a cosine of 0.82" in README
+    assert abs(namespace["river"][1] @ namespace["money"][1] - 0.82) < 0.005
     assert 'Recorder("hidden"' in README and namespace["tape"]["hidden", 3].shape[-1] == 384
 
 

@@ -22,9 +22,17 @@ def parser() -> argparse.ArgumentParser:
     for module in (texts, models, speed):
         module.add_commands(commands)
     for command in commands.choices.values():
-        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        command.formatter_class = _Help
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that tells the default of every option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told = action.default in (None, False, argparse.SUPPRESS) or "default" in (action.help or "")
+        return f"{action.help or ''}" + ("" if told else " (default: %(default)s)")
 
 
 def main(arguments: list[str] | None = None) -> int:

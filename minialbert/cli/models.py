@@ -28,8 +28,8 @@ def add_commands(commands) -> None:
         epilog="example: minialbert cost albert-base-v2 --batch 8 --length 128",
     )  # fmt: skip
     price.add_argument("model", metavar="MODEL", help="a preset's name, a directory, or a config.json")
-    price.add_argument("--batch", type=int, default=1, metavar="B")
-    price.add_argument("--length", type=int, default=128, metavar="T")
+    price.add_argument("--batch", type=int, default=1, metavar="B", help="texts")
+    price.add_argument("--length", type=int, default=128, metavar="T", help="tokens of each text")
     price.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     price.add_argument("--json", action="store_true")
     price.set_defaults(run=run_cost)

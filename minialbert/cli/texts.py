@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from minialbert.convert import load
 from minialbert.embed import BLOCK_TEXTS, Embedder, cut_line, finished
-from minialbert.embed.files import open_writer, read_texts
+from minialbert.embed.files import WRITERS, open_writer, read_texts
 from minialbert.embed.pool import POOLINGS, RAGGED, WORD_POOLINGS
 from minialbert.embed.post import Post, PostFit
 from minialbert.embed.shards import ShardWriter
@@ -32,10 +32,11 @@ def add_commands(commands) -> None:
     embed.add_argument("--model", metavar="REF", help="directory with config.json, weights and vocabulary")
     embed.add_argument("--output", metavar="F", type=Path, help=".npy .npz .safetensors .jsonl .parquet")
     embed.add_argument("--shards", metavar="DIR", type=Path, help="parts and a manifest; goes on after a kill")
-    embed.add_argument("--part", type=int, default=10_000, metavar="N", help="texts in a part of --shards")
+    embed.add_argument("--part", type=int, default=2_000, metavar="N", help="texts in a part of --shards")
     embed.add_argument("--layer", default="-1", metavar="SPEC",
                        help="-1 (default), 3, all, embeddings, mean(-4..-1), cat(1,6,-1)")  # fmt: skip
-    embed.add_argument("--pooling", default="mean", choices=[p for p in POOLINGS if p != "spans"])
+    embed.add_argument("--pooling", default="mean", choices=[p for p in POOLINGS if p != "spans"],
+                       help="tokens to a vector; tokens and words give several a text")  # fmt: skip
     embed.add_argument("--word-pooling", default="mean", choices=WORD_POOLINGS, help="pieces to words")
     embed.add_argument("--normalize", action="store_true", help="length 1, the last step")
     embed.add_argument("--center", action="store_true", help="subtract the mean of all vectors")
@@ -67,7 +68,11 @@ def add_commands(commands) -> None:
 
 def _input(command: argparse.ArgumentParser) -> None:
     command.add_argument("texts", nargs="*", metavar="TEXT")
-    command.add_argument("--input", metavar="F", help=".txt (a text a line), .jsonl, both also .gz .xz, or - for stdin")
+    command.add_argument(
+        "--input",
+        metavar="F",
+        help=".txt (a text a line), .jsonl, both also .gz .xz; - is stdin, JSON lines if --field is given",
+    )
     command.add_argument("--field", metavar="NAME", help="which field of .jsonl is the text")
 
 
@@ -84,7 +89,7 @@ def _texts(given: argparse.Namespace) -> Iterable[str]:
 
 def run_embed(given: argparse.Namespace) -> int:
     fits = {"center": given.center, "standardize": given.standardize, "whiten": given.whiten}
-    fitted = any(value not in (False, None) for value in fits.values())
+    fitted = any(value is not None and value is not False for value in fits.values())
     _check(given, fitted)
     texts = _texts(given)
     model, tokenizer = load(given.model)
@@ -101,7 +106,9 @@ def run_embed(given: argparse.Namespace) -> int:
                "exact": given.exact}  # fmt: skip
     record = origin | {"normalize": given.normalize, "exact": given.exact}
     if post or fitted:
-        record["post"] = post.steps if post else [name for name, value in fits.items() if value not in (False, None)]
+        record["post"] = (
+            post.steps if post else [name for name, value in fits.items() if value is not None and value is not False]
+        )
     shape = embed.row_shape(layer)
     if (post or fitted) and (len(shape) > 1 or pooling in RAGGED):
         raise InputError("centring and whitening are for one vector a text: one layer, mean(...) or cat(...)")
@@ -144,6 +151,10 @@ def _check(given: argparse.Namespace, fitted: bool) -> None:
         raise InputError("--post has its own steps; leave --center, --standardize and --whiten out")
     if fitted and given.shards:
         raise InputError("fit on a sample first (--save-post F), then give --post F with --shards")
+    if given.output and given.output.suffix.lower() not in WRITERS:
+        raise InputError(f"{given.output}: unknown ending, vectors are written to {', '.join(WRITERS)}")
+    if given.save_post and given.save_post.suffix != ".safetensors":
+        raise InputError(f"{given.save_post}: statistics are kept in a .safetensors file")
     if given.save_post and not fitted:
         raise InputError("--save-post keeps what --center, --standardize or --whiten fitted; none was asked for")
 

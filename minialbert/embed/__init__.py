@@ -61,11 +61,17 @@ class Embedder:
         dtype: torch.dtype | None = None,
     ):
         trunk: AlbertModel = getattr(model, "albert", model)
+        if not isinstance(trunk, AlbertModel) or isinstance(tokenizer, torch.nn.Module):
+            raise InputError(f"Embedder(model, tokenizer) got a {type(model).__name__} as model")
+        if batch_tokens is not None and batch_tokens < 1:
+            raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
         try:
             if (device and torch.device(device) != trunk.device) or (dtype and dtype != trunk.dtype):
                 trunk = copy.deepcopy(trunk).to(device=device, dtype=dtype)
         except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
-            raise InputError(f"device={str(device)!r}: {str(error).splitlines()[0]}") from None
+            found = "cpu" + (", cuda" if torch.cuda.is_available() else "")
+            said = str(error).splitlines()[0][:80]
+            raise InputError(f"device={str(device)!r} cannot be used here ({said}); there is {found}") from None
         self.model, self.tokenizer = trunk, tokenizer
         self.encoder = PackedEncoder(trunk)
         self.batch_tokens = batch_tokens or (2048 if trunk.device.type == "cpu" else 16384)
@@ -98,6 +104,8 @@ class Embedder:
         it stands farther from an edge.
         Raises InputError, NameUnknown.
         """
+        if not isinstance(texts, Iterable):
+            raise InputError(f"texts are a {type(texts).__name__}, expected a string or a list of them")
         texts = [texts] if isinstance(texts, (str, tuple)) else list(texts)
         options: dict[str, Any] = {
             "normalize": normalize, "post": post, "word_pooling": word_pooling, "max_length": max_length,

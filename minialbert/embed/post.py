@@ -69,14 +69,14 @@ class PostFit:
 
     def finish(self, provenance: Mapping | None = None) -> "Post":
         """The statistics of all that was added; `provenance` says what the vectors were (see Post.check)."""
-        if self.count == 0:
-            raise InputError("no vectors were added: statistics need at least one text")
+        if self.count < (2 if self.standardize or self.directions else 1):
+            raise InputError(f"{self.count} vectors are too few to fit on; standardize and whiten need at least two")
         scale = directions = None
         if self.standardize:
             scale = inverse_root(self.moments / self.count)
         if self.directions:
-            if self.count < self.width:
-                found = f"whitening was fitted on {self.count} texts, fewer than the {self.width} columns"
+            if self.count <= self.directions:  # n texts span n - 1 directions
+                found = f"{self.directions} directions were fitted on {self.count} texts, which span fewer"
                 warnings.warn(f"{found}: fit on more texts, or keep few directions (whiten=K)", stacklevel=2)
             variances, vectors = np.linalg.eigh(self.moments / self.count)  # ascending; [H], [H, H]
             variances, vectors = variances[::-1], vectors[:, ::-1]

@@ -146,12 +146,20 @@ def test_exact_whitening_gives_the_same_bits_alone_and_among_others():
 
 
 @pytest.mark.parametrize("steps", STEPS)
-def test_one_text_is_enough_and_becomes_zero(steps):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        post = Post.fit(corpus(count=1), **steps)
+def test_one_text_can_be_centred_and_nothing_else(steps):
+    if "center" not in steps or len(steps) > 1:
+        with pytest.raises(InputError, match="1 vectors are too few to fit on"):
+            Post.fit(corpus(count=1), **steps)
+        return
+    post = Post.fit(corpus(count=1), **steps)
     assert not post.apply(corpus(count=1)).any()
     assert np.isfinite(post.apply(corpus(seed=1))).all()
+
+
+def test_as_many_directions_as_the_texts_span_need_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Post.fit(corpus(count=20, width=64), whiten=19)
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -166,7 +174,7 @@ def test_constant_columns_stay_zero(steps):
 
 def test_fewer_texts_than_columns_warns_and_does_not_blow_up():
     vectors = corpus(count=20, width=64)
-    with pytest.warns(UserWarning, match="20 texts, fewer than the 64 columns"):
+    with pytest.warns(UserWarning, match="64 directions were fitted on 20 texts"):
         post = Post.fit(vectors[:20], whiten=True)
     out, new = post.apply(vectors), post.apply(corpus(seed=1, count=50, width=64))
     assert np.abs(covariance(out[:, :19]) - np.eye(19)).max() < 1e-4
@@ -202,8 +210,8 @@ def test_a_refused_block_leaves_the_statistics_as_they_were():
         (lambda: PostFit(8, whiten=True, standardize=True), "not both"),
         (lambda: PostFit(8, whiten=0), "between 1 and the width 8"),
         (lambda: PostFit(8, whiten=9), "between 1 and the width 8"),
-        (lambda: PostFit(8, center=True).finish(), "no vectors"),
-        (lambda: Post.fit(corpus()[:0], center=True), "no vectors"),
+        (lambda: PostFit(8, center=True).finish(), "0 vectors are too few"),
+        (lambda: Post.fit(corpus()[:0], center=True), "0 vectors are too few"),
         (lambda: Post.fit(np.zeros((5, 13, 8)), center=True), "texts, layers, width.*choose one layer"),
         (lambda: Post.fit(3.0, center=True), "expected numbers"),
         (lambda: Post.fit([["a", "b"]], center=True), "expected numbers"),
