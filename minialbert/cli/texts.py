@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from minialbert.convert import load
 from minialbert.embed import BLOCK_TEXTS, Embedder, cut_line, finished
-from minialbert.embed.files import WRITERS, open_writer, read_texts
+from minialbert.embed.files import WRITERS, open_writer
 from minialbert.embed.pool import POOLINGS, RAGGED, WORD_POOLINGS
 from minialbert.embed.post import Post, PostFit
 from minialbert.embed.shards import ShardWriter
+from minialbert.embed.texts import read_texts
 from minialbert.errors import InputError
 from minialbert.tokenizers import load_tokenizer
 

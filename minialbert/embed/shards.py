@@ -5,7 +5,7 @@
 
 A part or a manifest is written under a temporary name and renamed, and a part counts once the manifest names it. So
 whatever kills the process, the directory holds whole parts, and the next run goes on after the last of them.
-Neighbours: files.py writes single files, and reads the texts.
+Neighbours: files.py writes single files, texts.py reads the texts.
 """
 
 import contextlib

@@ -26,7 +26,7 @@ import torch
 from minialbert.config import AlbertConfig
 from minialbert.convert import find, load
 from minialbert.embed import Embedder
-from minialbert.embed.files import read_texts
+from minialbert.embed.texts import read_texts
 from minialbert.errors import InputError, NameUnknown, nearest
 from minialbert.model import AlbertModel
 from minialbert.packed import PackedEncoder
