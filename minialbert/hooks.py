@@ -14,6 +14,7 @@ layer l, l = 1..L, every visit counted. That is Hugging Face's hidden_states[l];
 
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor
 
 from minialbert.errors import InputError, NameUnknown, nearest
@@ -118,7 +119,10 @@ class Recorder(_Selection):
 
 
 class Editor(_Selection):
-    """Changes what passes one point: fn(tensor) -> tensor of the same shape, at one layer, several, or all (None)."""
+    """Changes what passes one point: fn(tensor) -> tensor of the same shape, at one layer, several, or all (None).
+
+    fn gets a copy, so it may also work in place; what it gives back unchanged leaves every bit as it was.
+    """
 
     def __init__(self, name: str, layer: int | Iterable[int] | None = None, *, fn: Callable[[Tensor], Tensor]):
         super().__init__([name], layer)
@@ -129,12 +133,13 @@ class Editor(_Selection):
     def __call__(self, name: str, layer: int, tensor: Tensor) -> Tensor:
         if not self.wants(name, layer):
             return tensor
-        new = self.fn(tensor)
+        copy = tensor.clone()
+        new = self.fn(copy)
         if not isinstance(new, Tensor) or (new.shape, new.dtype) != (tensor.shape, tensor.dtype):
             got = f"{list(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
             expected = f"{list(tensor.shape)} {tensor.dtype}"
             raise InputError(f"the editor of {name} at layer {layer} gave {got}, expected {expected}")
-        return new
+        return tensor if new is copy and torch.equal(new, tensor) else new
 
 
 def chain(*taps: Tap) -> Tap:

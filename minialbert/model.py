@@ -104,7 +104,8 @@ class Attention(nn.Module):
         shown = tap("attention.scores", layer, scores)  # [B, A, T, T]
         probs = shown.softmax(-1)  # [B, A, T, T]
         after = tap("attention.probs", layer, probs)  # [B, A, T, T]
-        return None if shown is scores and after is probs else after
+        looked = shown is scores and after is probs and untouched(scores) and untouched(probs)
+        return None if looked else after
 
     def forward(self, x: Tensor, padding: Tensor | None, layer: int, tap=no_tap) -> Tensor:
         q = tap("attention.q", layer, self.split(self.query(x)))  # [B, A, T, D]
@@ -248,6 +249,11 @@ def wants_attention(tap, layer: int) -> bool:
     """Whether a tap asks for scores or probs; one that cannot say what it wants gets everything."""
     wants = getattr(tap, "wants", lambda name, layer: True)
     return wants("attention.scores", layer) or wants("attention.probs", layer)
+
+
+def untouched(x: Tensor) -> bool:
+    """Whether a new tensor was changed in place since; torch does not count that in inference mode."""
+    return x.is_inference() or x._version == 0
 
 
 def rows(table: nn.Embedding, numbers, what: str, *shape: int) -> Tensor:

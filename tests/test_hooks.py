@@ -83,6 +83,35 @@ def test_silencing_one_head_at_one_visit_is_three_lines(model):
     assert (tape["attention.context", 4][:, 2] != 0).any()
 
 
+@pytest.mark.parametrize("name", ["attention.scores", "attention.probs", "hidden", "ffn.inner"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_an_edit_in_place_counts_and_an_identity_edit_changes_no_bit(model, name, mode):
+    def zero_one(x):
+        x[:, 1] = 0
+        return x
+
+    batch, before = random_batch(model.config), Recorder("hidden")
+    with mode():
+        want = model(**batch, tap=before)
+        edited = model(**batch, tap=Editor(name, 3, fn=zero_one))
+        elsewhere = model(**batch, tap=Editor(name, 3, fn=lambda x: zero_one(x.clone())))
+        same = model(**batch, tap=Editor(name, 3, fn=lambda x: x))
+    assert torch.equal(edited.sop_logits, elsewhere.sop_logits)
+    assert not torch.equal(edited.prediction_logits, want.prediction_logits)
+    assert torch.equal(same.prediction_logits, want.prediction_logits)
+
+
+def test_a_plain_function_that_works_in_place_is_heard_too(model):
+    def tap(name, layer, x):
+        if (name, layer) == ("attention.probs", 3):
+            x[:, 1] = 0
+        return x
+
+    batch = random_batch(model.config)
+    with torch.no_grad():
+        assert not torch.equal(model(**batch, tap=tap).prediction_logits, model(**batch).prediction_logits)
+
+
 def test_gradients_of_recorded_tensors_are_on_request(model):
     tape = Recorder("attention.probs", "hidden", layers=[2], detach=False)
     out = model(**random_batch(model.config), tap=tape)
