@@ -7,7 +7,8 @@ file is used or stands in the report with the reason why not.
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,12 @@ def find(ref: str | Path | None) -> Path:
     if os.path.exists(path):
         raise FileError(f"{path}: is a file, expected the directory that holds config.json, weights and vocabulary")
     raise FileError(f"{path}: no such directory; expected one with config.json, weights and vocabulary")
+
+
+@contextmanager
+def as_directory(ref: str | Path) -> Iterator[Path]:
+    """Hugging Face's directory of whatever a reference means: itself, or one made of it for the time of use."""
+    yield find(ref)
 
 
 def check_vocabulary(config: AlbertConfig, tokenizer: Tokenizer, where: Path, any_vocabulary: bool = False) -> None:

@@ -7,16 +7,14 @@ import sentencepiece
 from hypothesis import given, settings
 
 from minialbert.errors import CheckpointError, FileError, InputError
+from minialbert.protobuf import bytes_field, fields, number_field
 from minialbert.tokenizers import SentencePieceTokenizer
 from minialbert.tokenizers.model_file import (
     CONTROL,
     NORMAL,
     TRAINER,
     UNKNOWN,
-    bytes_field,
     check_model,
-    fields,
-    number_field,
     write_model,
 )
 from tests.tokenizers.conftest import sentencepiece_tokenizer

@@ -8,7 +8,8 @@ from pathlib import Path
 import sentencepiece
 from hypothesis import strategies as st
 
-from minialbert.tokenizers.model_file import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, fields, write_model
+from minialbert.protobuf import fields
+from minialbert.tokenizers.model_file import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, write_model
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizer"
 TINY = GOLDEN / "albert-tiny-500.model"

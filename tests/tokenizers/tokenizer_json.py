@@ -4,7 +4,7 @@ import base64
 
 import sentencepiece
 
-from minialbert.tokenizers.model_file import fields
+from minialbert.protobuf import fields
 from minialbert.tokenizers.normalize import ends_in_digit_comma
 
 SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
