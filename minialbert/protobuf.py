@@ -1,6 +1,6 @@
 """The wire format of protocol buffers, as far as two kinds of files here need it.
 
-SentencePiece models (tokenizers/model_file.py) and the tables of TensorFlow checkpoints (convert/tf_checkpoint.py) are
+SentencePiece models (tokenizers/model_file.py) and the entries of TensorFlow checkpoints (convert/tf_checkpoint.py) are
 made of such messages. A message is a run of fields: a varint tag = number << 3 | wire type, then the value.
 Source: the public encoding guide of protocol buffers.
 """
@@ -46,6 +46,27 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
+def signed(value: int | bytes) -> int:
+    """An int64 as `fields` gives it: negative numbers are their 64 bits. Raises ValueError for anything else."""
+    if not isinstance(value, int) or value >= 2**64:
+        raise ValueError("bytes, or more than 64 bits, where a whole number belongs")
+    return value - 2**64 if value >= 2**63 else value
+
+
+def message(value: int | bytes) -> bytes:
+    """A message inside a message as `fields` gives it. Raises ValueError for a number."""
+    if isinstance(value, int):
+        raise ValueError("a whole number where a message belongs")
+    return value
+
+
+def fixed32(value: int | bytes) -> int:
+    """An unsigned number of four bytes as `fields` gives it. Raises ValueError for anything else."""
+    if isinstance(value, int) or len(value) != 4:
+        raise ValueError("something else where four bytes belong")
+    return int.from_bytes(value, "little")
+
+
 def varint(value: int) -> bytes:
     out = bytearray()
     while value > 127:
@@ -65,3 +86,7 @@ def bytes_field(field: int, value: bytes) -> bytes:
 
 def float_field(field: int, value: float) -> bytes:
     return varint(field << 3 | 5) + struct.pack("<f", value)
+
+
+def fixed32_field(field: int, value: int) -> bytes:
+    return varint(field << 3 | 5) + struct.pack("<I", value)
