@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minialbert.dialects import BERT_DEFAULTS, read_fields, read_json, write_fields
+from minialbert.dialects import BERT_DEFAULTS, read_fields, read_json, write_fields, write_google_fields
 from minialbert.errors import ConfigError, NameUnknown, nearest
 
 ACTIVATIONS = (  # "gelu" is the exact one (erf), as Hugging Face spells it; the functions are in model.py
@@ -206,6 +206,10 @@ class AlbertConfig:
         """The dictionary of Hugging Face's config.json for this model, unknown keys of the source included."""
         values = {name: getattr(self, name) for name in _DEFAULTS}
         return write_fields(values, _DEFAULTS, self.has_projection)
+
+    def to_google_json(self) -> dict[str, Any]:
+        """The dictionary of Google's albert_config.json or bert_config.json; ConfigError for what it cannot say."""
+        return write_google_fields({name: getattr(self, name) for name in _DEFAULTS})
 
 
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AlbertConfig)}

@@ -16,6 +16,12 @@ BERT_DEFAULTS = {  # of Hugging Face's BertConfig, where they differ from ALBERT
     "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
     "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
+ALBERT_ALONE = ("embedding_size", "num_hidden_groups", "inner_group_num")
+GOOGLE_KEYS = (  # in the order of the released files
+    "attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "embedding_size", "hidden_size",
+    "initializer_range", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
+    "num_hidden_groups", "inner_group_num", "type_vocab_size", "vocab_size",
+)  # fmt: skip
 SIGNS_OF_HF = ("model_type", "architectures", "layer_norm_eps", "transformers_version")
 
 
@@ -111,7 +117,7 @@ def write_fields(values: dict[str, Any], default: dict[str, Any], has_projection
         del out["problem_type"]
     out |= {key: own[key] for key in ("ffn_dropout", "sop_dropout_prob") if own[key] != default[key]}
     if out["model_type"] == "bert":
-        for key in ("embedding_size", "num_hidden_groups", "inner_group_num"):
+        for key in ALBERT_ALONE:
             del out[key]
         out["classifier_dropout"] = out.pop("classifier_dropout_prob")
         return out
@@ -120,4 +126,23 @@ def write_fields(values: dict[str, Any], default: dict[str, Any], has_projection
         out["num_hidden_groups"] = out["num_hidden_layers"]
     if out["embedding_size"] == out["hidden_size"] and not has_projection:
         out["project_embeddings"] = False  # the file then holds an identity, which Hugging Face needs
+    return out
+
+
+def write_google_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """The dictionary of albert_config.json or bert_config.json. Raises ConfigError for what Google's code has no word.
+
+    Its LayerNorm epsilon is a constant, 1e-12, and in its ALBERT the only gelu is the tanh form.
+    """
+    bert = values["model_type"] == "bert"
+    words = {"relu": "relu", "tanh": "tanh", "linear": ""}
+    words |= {"gelu": "gelu"} if bert else dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), "gelu")
+    act, eps = values["hidden_act"], values["layer_norm_eps"]
+    if act not in words:
+        raise ConfigError(f"hidden_act={act!r}: Google's code has only {', '.join(words)}")
+    if eps != 1e-12:
+        raise ConfigError(f"layer_norm_eps={eps:g}: in Google's code it is always 1e-12")
+    out = {key: values[key] for key in GOOGLE_KEYS if not (bert and key in ALBERT_ALONE)} | {"hidden_act": words[act]}
+    if values["parameter_sharing"] != "all":
+        out["num_hidden_groups"] = out["num_hidden_layers"]  # as the weights are written
     return out

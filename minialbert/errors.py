@@ -34,6 +34,8 @@ class FileError(MiniAlbertError, OSError):
 class CheckpointError(FileError, ValueError):
     """Weights, configuration and vocabulary that are incomplete or do not belong together."""
 
+    report: object = None  # the LoadReport, where a conversion got as far as having one
+
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """The options that go on from `name`, or else the two most like it, as "a, b"; "" when none is near."""

@@ -41,16 +41,25 @@ class Pretrained:
         return total.hexdigest()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | str = torch.float32, **changes: Any) -> Self:
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype | str = torch.float32,
+        config: "str | Path | AlbertConfig | None" = None,
+        **changes: Any,
+    ) -> Self:
         """Read a model in eval mode from whatever minialbert.load takes; a Hugging Face directory first of all.
 
-        dtype is that of the parameters, "auto" keeps the file's; further keywords replace fields of the configuration.
+        dtype is that of the parameters, "auto" keeps the file's. config stands in for the one beside the weights (a
+        file, an official name, an AlbertConfig); further keywords replace its fields. More groups than the file has
+        (num_hidden_groups, parameter_sharing) start as copies of its one.
         Heads that the file does not have are new, with a warning; anything else missing or unknown is refused.
         Raises FileError, CheckpointError or ConfigError, each with one line that names the file.
         """
         from minialbert.convert import load_model  # upward, the only such import: see the test of floors
 
-        return load_model(cls, path, dtype=dtype, **changes)[0]
+        return load_model(cls, path, dtype=dtype, config=config, **changes)[0]
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write Hugging Face's directory: config.json and model.safetensors, each whole or not at all."""

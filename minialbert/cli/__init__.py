@@ -1,7 +1,7 @@
 """The command line: `minialbert COMMAND`, or `python -m minialbert COMMAND`.
 
 Results go to stdout, progress and warnings to stderr. Exit 0: done; 1: could not be done (one line `error: ...`, a
-traceback only with --debug); 2: usage. texts.py, models.py and speed.py have the commands, one function each.
+traceback only with --debug); 2: usage. The other files here have the commands, a function each.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 
-from minialbert.cli import models, speed, texts
+from minialbert.cli import files, hub, models, proof, speed, texts
 from minialbert.errors import MiniAlbertError
 from minialbert.version import VERSION
 
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="minialbert", description="ALBERT and BERT: text to vectors, and a look inside.")
     top.add_argument("--version", action="version", version=f"minialbert {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (texts, models, speed):
+    for module in (texts, models, files, proof, hub, speed):
         module.add_commands(commands)
     for command in commands.choices.values():
         command.formatter_class = _Help

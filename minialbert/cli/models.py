@@ -14,7 +14,7 @@ from minialbert.tools.inspect import inspect
 def add_commands(commands) -> None:
     look = commands.add_parser(
         "inspect", help="configuration, sharing plan, tensors, parameters, digests",
-        description="What a model directory holds. Nothing in it is ever run.",
+        description="What a model's files hold, in any format that load takes. Nothing in them is ever run.",
         epilog="example: minialbert inspect DIR",
     )  # fmt: skip
     look.add_argument("path", metavar="PATH")
@@ -42,7 +42,7 @@ def run_inspect(given: argparse.Namespace) -> int:
         return 0
     config = AlbertConfig.from_json(found["configuration"])
     rates = config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.head_dropout
-    print(f"{found['path']}: {config.model_type}, {_sizes(config)}")
+    print(f"{found['path']}: {found['format']}, {config.model_type}, {_sizes(config)}")
     print(f"activation {config.hidden_act}, LayerNorm epsilon {config.layer_norm_eps:g}")
     print(f"dropout: hidden {rates[0]:g}, attention {rates[1]:g}, classifier {rates[2]:g}")
     print(f"tokenizer: {found['tokenizer'].get('said') or found['tokenizer']['error']}")

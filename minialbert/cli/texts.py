@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minialbert.convert import load
+from minialbert.convert import load, tokenizer_of
 from minialbert.embed import BLOCK_TEXTS, Embedder, cut_line, finished
 from minialbert.embed.files import WRITERS, open_writer
 from minialbert.embed.pool import POOLINGS, RAGGED, WORD_POOLINGS
@@ -20,7 +20,6 @@ from minialbert.embed.post import Post, PostFit
 from minialbert.embed.shards import ShardWriter
 from minialbert.embed.texts import read_texts
 from minialbert.errors import InputError
-from minialbert.tokenizers import load_tokenizer
 
 
 def add_commands(commands) -> None:
@@ -30,7 +29,7 @@ def add_commands(commands) -> None:
         ), description="Text to vectors. Texts are arguments or a file's lines; vectors go to stdout, or to a file.",
     )  # fmt: skip
     _input(embed)
-    embed.add_argument("--model", metavar="REF", help="directory with config.json, weights and vocabulary")
+    embed.add_argument("--model", metavar="REF", help="a model in any format that load takes")
     embed.add_argument("--output", metavar="F", type=Path, help=".npy .npz .safetensors .jsonl .parquet")
     embed.add_argument("--shards", metavar="DIR", type=Path, help="parts and a manifest; goes on after a kill")
     embed.add_argument("--part", type=int, default=2_000, metavar="N", help="texts in a part of --shards")
@@ -61,7 +60,7 @@ def add_commands(commands) -> None:
         epilog='example: minialbert tokenize "It costs 92,000 francs." --model DIR',
     )  # fmt: skip
     _input(tokenize)
-    tokenize.add_argument("--model", metavar="REF", required=True, help="directory or vocabulary file")
+    tokenize.add_argument("--model", metavar="REF", required=True, help="what load takes, or a vocabulary file")
     tokenize.add_argument("--flavor", choices=("hf", "google"), help="whose rules; hf is the default")
     tokenize.add_argument("--json", action="store_true", help="a JSON object a text")
     tokenize.set_defaults(run=run_tokenize)
@@ -214,7 +213,7 @@ def _summary(given: argparse.Namespace, cut: list[int], limit: int, seconds: flo
 
 
 def run_tokenize(given: argparse.Namespace) -> int:
-    tokenizer = load_tokenizer(given.model, flavor=given.flavor)
+    tokenizer = tokenizer_of(given.model, flavor=given.flavor)
     print(tokenizer.describe(), file=sys.stderr)
     for text in _texts(given):
         encoding = tokenizer(text, padding=False)

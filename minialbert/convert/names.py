@@ -1,7 +1,7 @@
 """One table: our name of every tensor, Hugging Face's and Google's, for ALBERT and BERT. Only here are others' known.
 
-Names of the trunk stand without the prefix "albert." or "bert.", which files have or lack. Kernels of Google's are
-[in, out], ours and Hugging Face's [out, in]: names that end in /kernel are transposed, nothing else is.
+Hugging Face's names of the trunk stand without the prefix "albert." or "bert.", which files have or lack. Kernels of
+Google's are [in, out], ours and Hugging Face's [out, in]: names that end in /kernel are transposed, nothing else is.
 """
 
 import re
@@ -68,7 +68,7 @@ def _rows() -> list[list[str]]:
 
 
 ROWS = _rows()
-HEADS = ("mlm.", "sop.", "classifier.", "qa.")  # what starts so is on top of the trunk
+HEADS = ("mlm.", "sop.", "classifier.", "qa.")  # what of ours starts so is on top of the trunk
 
 
 def expand(config: AlbertConfig, style: str) -> dict[str, str]:
@@ -92,18 +92,26 @@ def expand(config: AlbertConfig, style: str) -> dict[str, str]:
     return names
 
 
-# What older files write otherwise. Prefixes may stand before any name; DataParallel adds "module."
-_PREFIX = re.compile(r"^(?:module\.)?(?:albert\.|bert\.)?")
-_OLD_END = re.compile(r"(LayerNorm|full_layer_layer_norm)\.(gamma|beta)$")
-BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # numbers that say nothing, from before 2023
 TIED = {  # the output matrix and bias of masked words, stored once more by older versions: copies of these
     "predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "predictions.decoder.bias": "predictions.bias",
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-TRUNK = ("embeddings.", "encoder.", "pooler.")  # a name that starts so is of the model itself, not of a head
+TRUNK = ("embeddings.", "encoder.", "pooler.", "bert/")  # what of theirs starts so is the model itself, not a head
 PROJECTION = "encoder.embedding_hidden_mapping_in"  # Hugging Face's ALBERT has one even where E = H and none is needed
+
+# What files write otherwise. Prefixes may stand before any name: DataParallel adds "module.", a loaded hub module
+# "module/", several of them "module_1/".
+_PREFIX = re.compile(r"^(?:module\.)?(?:albert\.|bert\.)?")
+_OLD_END = re.compile(r"(LayerNorm|full_layer_layer_norm)\.(gamma|beta)$")
+_MODULE = re.compile(r"^module(?:_\d+)?/")
+_NUMBERED = re.compile(r"/group_(\d+)(?:_\d+)?/layer_(\d+)/")  # group_0_2/layer_2/: a scope for each visit of a block
+
+
+def in_table(name: str, style: str, config: AlbertConfig) -> str:
+    """A name of a file as the table has it, if it has it at all."""
+    return google_plain(name, config) if style == "google" else plain(name, config.model_type)
 
 
 def plain(name: str, model_type: str) -> str:
@@ -115,3 +123,34 @@ def plain(name: str, model_type: str) -> str:
         name = name.removeprefix("cls.").replace("predictions.transform.", "predictions.")
         name = name.replace("seq_relationship.", "sop_classifier.classifier.")
     return name
+
+
+def google_plain(name: str, config: AlbertConfig) -> str:
+    """A TensorFlow name as the table has it: without prefix, a scope for each layer told by its group.
+
+    So the copies of a block fold into it; in a model with a group for each layer, they are the groups.
+    """
+    own = config.num_hidden_groups == config.num_hidden_layers
+    name = _MODULE.sub("", name).removesuffix(":0")
+    return _NUMBERED.sub(lambda found: f"/group_{found[2] if own else found[1]}/", name)
+
+
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # numbers that say nothing, from before 2023
+SLOTS = (  # of optimizers, as a part of a name between slashes; Google's LAMB calls its own adam_m, too
+    "adam_m", "adam_v", "lamb_m", "lamb_v", "Adam", "Adam_1", "AdamWeightDecayOptimizer", "AdamWeightDecayOptimizer_1",
+)  # fmt: skip
+COUNTERS = ("global_step", "beta1_power", "beta2_power", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
+SQUAD2 = ("start_logits/", "end_logits/", "answer_class/")
+
+
+def why_no_part(plain_name: str) -> str:
+    """Why a tensor has no part in the model, or "" when nothing is known of it."""
+    if set(plain_name.split("/")) & set(SLOTS):
+        return "an optimizer's slot"
+    if plain_name.split("/")[0] in COUNTERS:
+        return "a counter of the training"
+    if plain_name in BUFFERS:
+        return "a buffer of old versions"
+    if plain_name.startswith(SQUAD2):
+        return "the answer head of Google's SQuAD 2.0 program, which no class here has"
+    return "" if plain_name.startswith(TRUNK) else "not part of the model: somebody's own head"

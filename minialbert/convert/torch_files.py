@@ -9,14 +9,12 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from minialbert.errors import CheckpointError, FileError
@@ -31,6 +29,7 @@ _DTYPES = {
 }  # fmt: skip
 _WORDS = {dtype: word for word, dtype in _DTYPES.items()}
 _LONGEST_HEADER = 100_000_000  # as in the safetensors library
+_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of preference; each may be in shards
 _UNREAD = ("tf_model.h5", "flax_model.msgpack", "rust_model.ot", "with-prefix-tf_model.h5")
 
 
@@ -166,19 +165,22 @@ def _why_unread(error: Exception) -> str:
 class Weights:
     """The tensors of a directory by name, read one at a time. `listing` has dtypes and shapes, `files` what was found.
 
-    Preference: model.safetensors, its shards, pytorch_model.bin, its shards.
+    Preference: model.safetensors, its shards, pytorch_model.bin, its shards; or only the file that is given.
     Raises FileError when there is nothing to read, CheckpointError for a damaged file, each naming it.
+    google_files.GoogleWeights is the same for TensorFlow checkpoints.
     """
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    style = "hf"
+
+    def __init__(self, path: Path):
+        self.directory = directory = path if path.is_dir() else path.parent
         self.listing: Listing = {}
-        self.home: dict[str, Path] = {}  # the file that each tensor is in
+        self._home: dict[str, Path] = {}
         self._begins: dict[Path, int] = {}
         self._spans: dict[str, Span] = {}
         self._loaded: dict[str, Tensor] = {}
         try:
-            self.files, index = _choose(directory)
+            self.files, index = _choose(directory) if path.is_dir() else ([path], {})
             for path in self.files:
                 self._open(path)
         except FileError:
@@ -186,7 +188,7 @@ class Weights:
         except OSError as error:
             raise FileError(f"{error.filename or directory}: cannot be read ({error.strerror or error})") from None
         for name, shard in index.items():
-            if self.home.get(name) != directory / shard:
+            if self._home.get(name) != directory / shard:
                 raise CheckpointError(f"{directory / shard}: the index promises {name} here, it is not; download again")
 
     def _open(self, path: Path) -> None:
@@ -197,12 +199,12 @@ class Weights:
         else:
             tensors = read_bin(path)
             self._loaded |= tensors
-            found = {name: (_WORDS.get(x.dtype, str(x.dtype)), list(x.shape)) for name, x in tensors.items()}
+            found = {name: (dtype_word(x), list(x.shape)) for name, x in tensors.items()}
         if twice := self.listing.keys() & found.keys():
             name = min(twice)
-            raise CheckpointError(f"{path}: {name} is in {self.home[name].name} too; remove the one that is wrong")
+            raise CheckpointError(f"{path}: {name} is in {self._home[name].name} too; remove the one that is wrong")
         self.listing |= found
-        self.home |= dict.fromkeys(found, path)
+        self._home |= dict.fromkeys(found, path)
 
     @property
     def place(self) -> Path:
@@ -212,11 +214,18 @@ class Weights:
     def __iter__(self) -> Iterator[str]:
         return iter(self.listing)
 
+    def home(self, name: str) -> Path:
+        """The file that a tensor is in."""
+        return self._home[name]
+
+    def shape(self, name: str) -> list[int]:
+        return self.listing[name][1]
+
     def read(self, name: str) -> Tensor:
         """The tensor in memory of its own: what becomes of the file afterwards is nothing to the model."""
         if name in self._loaded:
             return self._loaded[name].detach().clone(memory_format=torch.contiguous_format)
-        path, span = self.home[name], self._spans[name]
+        path, span = self._home[name], self._spans[name]
         x = torch.empty(span.shape, dtype=_DTYPES[span.dtype])
         try:
             with open(path, "rb") as file:
@@ -229,13 +238,17 @@ class Weights:
         return x
 
 
+def holds_weights(directory: Path) -> bool:
+    """Whether there is a file here that Weights would read."""
+    return any(os.path.isfile(directory / f"{name}{index}") for name in _FILES for index in ("", ".index.json"))
+
+
 def _choose(directory: Path) -> tuple[list[Path], dict[str, str]]:
     """The files to read, and the index {tensor: file name} when they are shards."""
-    for stem, ending in (("model", "safetensors"), ("pytorch_model", "bin")):
-        single = directory / f"{stem}.{ending}"
-        if single.is_file():
-            return [single], {}
-        index_path = directory / f"{stem}.{ending}.index.json"
+    for name in _FILES:
+        if (directory / name).is_file():
+            return [directory / name], {}
+        index_path = directory / f"{name}.index.json"
         if index_path.is_file():
             index = _read_index(index_path)
             return [directory / shard for shard in sorted(set(index.values()))], index
@@ -244,7 +257,7 @@ def _choose(directory: Path) -> tuple[list[Path], dict[str, str]]:
     if unread:
         raise FileError(f"{directory}: holds only {', '.join(unread)}, which is not read; get its model.safetensors")
     raise FileError(
-        f"{directory}: no model.safetensors or pytorch_model.bin, whole or with an index, "
+        f"{directory}: no model.safetensors or pytorch_model.bin, whole or with an index, no TensorFlow checkpoint, "
         f"among {', '.join(here[:8]) or 'no files at all'}"
     )
 
@@ -273,16 +286,42 @@ def _whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """All tensors in one file, whole or not at all. Raises FileError."""
-    with _whole(path) as temporary:
-        save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary, {"format": "pt"})
+def write_safetensors(path: Path, listing: Listing, read: Callable[[str], Tensor]) -> None:
+    """All tensors in one file, whole or not at all, one of them in memory at a time. Raises FileError.
+
+    The layout is that of the safetensors library: wide dtypes first, then by name.
+    """
+    names = sorted(listing, key=lambda name: (-_DTYPES[listing[name][0]].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        kind, shape = listing[name]
+        start, end = end, end + math.prod(shape) * _DTYPES[kind].itemsize
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with _whole(path) as temporary, open(temporary, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            x = read(name).detach().cpu().contiguous()
+            assert (dtype_word(x), list(x.shape)) == listing[name], f"{name} is not as listed"
+            file.write(x.flatten().view(torch.uint8).numpy().data)
+
+
+def dtype_word(x: Tensor) -> str:
+    """The dtype in the words of safetensors."""
+    return _WORDS.get(x.dtype, str(x.dtype))
+
+
+def torch_dtype(word: str) -> torch.dtype:
+    """The dtype by its word in safetensors."""
+    return _DTYPES[word]
 
 
 def write_text(path: Path, text: str) -> None:

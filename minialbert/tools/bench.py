@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from minialbert.config import AlbertConfig
-from minialbert.convert import find, load
+from minialbert.convert import load
 from minialbert.embed import Embedder
 from minialbert.embed.texts import read_texts
 from minialbert.errors import InputError, NameUnknown, nearest
@@ -304,7 +304,7 @@ def subject_of(
 ) -> Subject:
     tokenizer, directory, texts = None, None, []
     if ref is not None:
-        (model, tokenizer), directory, name = load(ref), find(ref), str(ref)
+        (model, tokenizer), directory, name = load(ref), Path(ref), str(ref)
     elif file:
         raise InputError("--texts needs --model: ids are made by the model's own tokenizer")
     else:

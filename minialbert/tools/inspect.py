@@ -8,34 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.config import AlbertConfig
-from minialbert.convert import find, load_model
-from minialbert.convert.torch_files import Weights
+from minialbert.convert.filling import fill
+from minialbert.convert.sources import opened
 from minialbert.errors import MiniAlbertError
 from minialbert.model import AlbertModel
-from minialbert.tokenizers import load_tokenizer
 
 
 def inspect(ref: str | Path) -> dict[str, Any]:
-    """Everything about a directory as a dictionary that JSON can hold; raises what loading it would raise."""
-    directory = find(ref)
-    config = AlbertConfig.from_json(directory / "config.json")
-    weights = Weights(directory)
-    _, report = load_model(AlbertModel, directory)
-    try:
-        tokenizer = load_tokenizer(directory)
-        vocabulary: dict[str, Any] = {"kind": tokenizer.kind, "entries": len(tokenizer), "said": tokenizer.describe()}
-    except MiniAlbertError as error:
-        vocabulary = {"error": str(error)}
-    return {
-        "path": str(directory),
-        "configuration": config.to_json(),
-        "sharing": sharing_table(config),
-        "parameters": config.count_parameters(),
-        "files": {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in weights.files},
-        "tensors": {name: {"dtype": kind, "shape": shape} for name, (kind, shape) in weights.listing.items()},
-        "report": {"used": report.used, "tied": report.tied, "derived": report.derived, "ignored": report.ignored},
-        "tokenizer": vocabulary,
-    }
+    """Everything about a model's files as a dictionary that JSON can hold; raises what loading it would raise."""
+    with opened(ref) as source:
+        weights = source.weights()
+        model, report, _ = fill(AlbertModel, source, "auto", None, {})
+        try:
+            tokenizer = source.tokenizer()
+            vocabulary: dict[str, Any] = {
+                "kind": tokenizer.kind, "entries": len(tokenizer), "said": tokenizer.describe(),
+            }  # fmt: skip
+        except MiniAlbertError as error:
+            vocabulary = {"error": str(error)}
+        return {
+            "path": str(ref),
+            "format": source.kind,
+            "configuration": model.config.to_json(),
+            "sharing": sharing_table(model.config),
+            "parameters": model.config.count_parameters(),
+            "files": {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in weights.files},
+            "tensors": {name: {"dtype": kind, "shape": shape} for name, (kind, shape) in weights.listing.items()},
+            "report": {"used": report.used, "tied": report.tied, "derived": report.derived, "ignored": report.ignored},
+            "tokenizer": vocabulary,
+        }
 
 
 def sharing_table(config: AlbertConfig) -> dict[str, list[int]]:

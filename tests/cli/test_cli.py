@@ -232,7 +232,7 @@ def test_cost_compares_with_the_bert_of_the_same_shape(run, tmp_path):
 
 ERRORS = {
     "no model": (["embed", "x"], "no model given, and none ships with this version"),
-    "no such model": (["embed", "x", "--model", "/no/such"], "/no/such: no such directory"),
+    "no such model": (["embed", "x", "--model", "/no/such"], "/no/such: no such file or directory"),
     "no text": (["embed", "--model", "DIR"], "no text: give some as arguments"),
     "two kinds of text": (["embed", "x", "--input", "y.txt", "--model", "DIR"], "both as arguments and with --input"),
     "no such file": (["embed", "--input", "/no/such.txt", "--model", "DIR"], "/no/such.txt: no such file"),
@@ -256,7 +256,7 @@ ERRORS = {
     "too long": (["embed", "x", "--max-length", "9999", "--model", "DIR"], "max_length=9999"),
     "device": (["embed", "x", "--device", "abacus", "--model", "DIR"], "abacus"),
     "vocabulary": (["tokenize", "x", "--model", "/no/such"], "/no/such"),
-    "inspect": (["inspect", "/no/such"], "/no/such: no such directory"),
+    "inspect": (["inspect", "/no/such"], "/no/such: no such file or directory"),
     "cost": (["cost", "albert-base-v2", "--batch", "0"], "must be at least 1"),
 }
 

@@ -1,16 +1,23 @@
 """Model directories to load: whole ones as Hugging Face writes them, and the pieces to make others from."""
 
 import json
+import shutil
 import struct
+import tarfile
+import zipfile
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import minialbert
+from minialbert.config import AlbertConfig
 from minialbert.convert import names
+from minialbert.convert.tf_writer import write_checkpoint
 from tests.conftest import theirs_of, tiny_bert, tiny_config
 
 CONFIGS = {"albert": tiny_config(num_hidden_groups=2), "bert": tiny_bert()}
@@ -91,3 +98,60 @@ def assert_same_bits(ours, reference) -> None:
     for name, x in want.items():
         assert got[name].dtype == x.dtype, name
         assert torch.equal(got[name], x), name
+
+
+# ---- Google's releases ----
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def google_variables(config: AlbertConfig, head: str = "ForPreTraining", seed: int = 0) -> dict[str, np.ndarray]:
+    """The variables of a random model under TensorFlow's names, as Google's code would save them."""
+    torch.manual_seed(seed)
+    model = getattr(minialbert, "Albert" + head)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    own = {name.removeprefix("albert."): p.detach().numpy() for name, p in model.named_parameters()}
+    variables = {theirs: own[ours] for theirs, ours in sorted(names.expand(config, "google").items()) if ours in own}
+    return {name: np.ascontiguousarray(x.T) if name.endswith("/kernel") else x for name, x in variables.items()}
+
+
+def write_release(
+    directory: Path, variables: dict[str, np.ndarray], config: AlbertConfig, prefix: str = "model.ckpt-best"
+) -> Path:
+    """A directory as Google's archives hold it: checkpoint, configuration, vocabulary."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(directory / prefix, variables.items())
+    name = "bert_config.json" if config.model_type == "bert" else "albert_config.json"
+    (directory / name).write_text(json.dumps(config.to_google_json()))
+    words = SPECIALS + [f"word{i}" for i in range(config.vocab_size - len(SPECIALS))]
+    (directory / ("vocab.txt" if config.model_type == "bert" else "vocab_chinese.txt")).write_text("\n".join(words))
+    return directory
+
+
+def write_module(directory: Path, release: Path) -> Path:
+    """A hub module made of a release: the checkpoint under variables/, the rest under assets/."""
+    (directory / "variables").mkdir(parents=True)
+    (directory / "assets").mkdir()
+    (directory / "saved_model.pb").write_bytes(b"\x08\x01")
+    (directory / "tfhub_module.pb").write_bytes(b"\x08\x03")
+    for path in release.iterdir():
+        if path.name.startswith("model.ckpt-best."):
+            shutil.copy(path, directory / "variables" / path.name.replace("model.ckpt-best", "variables"))
+        else:
+            shutil.copy(path, directory / "assets" / path.name)
+    return directory
+
+
+def write_archive(path: Path, folder: Path, inside: str = "albert_tiny/") -> Path:
+    """A .tar.gz or .zip of a folder's files, below a directory of its own unless inside is ""."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(folder.iterdir()):
+                archive.write(file, inside + file.name)
+        return path
+    with tarfile.open(path, "w:gz") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.add(file, inside + file.name)
+    return path

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import minialbert
 from minialbert import AlbertForMaskedLM, AlbertForPreTraining, AlbertForSequenceClassification, AlbertModel
 from minialbert.config import AlbertConfig
-from minialbert.convert import LoadReport, check_vocabulary, find, load, load_model, names
+from minialbert.convert import LoadReport, check_vocabulary, load, load_model, names
 from minialbert.errors import CheckpointError, ConfigError, FileError, InputError, MiniAlbertError, NameUnknown
 from minialbert.tokenizers import load_tokenizer
 from tests.conftest import GOLDEN, theirs_of, tiny_bert, tiny_config
@@ -472,7 +472,7 @@ def change_bytes(path: Path, change) -> None:
     path.write_bytes(change(path.read_bytes()))
 
 
-@broken("no such file", "needs its configuration", kind=FileError)
+@broken("no such file", "the sizes of a model stand in its configuration", "--config", kind=FileError)
 def configuration_missing(directory):
     (directory / "config.json").unlink()
 
@@ -530,7 +530,7 @@ def configuration_with_fewer_layers_than_the_file(directory):
     change_config(directory, num_hidden_layers=3)
 
 
-@broken("of 64 tensors missing", "encoder.attentions.2.query.weight", "is config.json of another model")
+@broken("of 64 tensors missing", "encoder.attentions.2.query.weight", "is the configuration of another model")
 def configuration_with_more_groups_than_the_file(directory):
     change_config(directory, num_hidden_groups=3)
 
@@ -618,7 +618,7 @@ def projection_that_is_no_identity(directory):
     change_tensors(directory, lambda tensors: tensors[f"albert.{names.PROJECTION}.weight"].add_(1))
 
 
-@broken("tensors missing: embeddings.word.weight, ", "of which 0 are used")
+@broken("tensors missing: embeddings.word.weight, ", "of which 0 have a place")
 def weights_of_something_else(directory):
     change_tensors(directory, lambda t: [t.update({f"roberta.{name}": t.pop(name)}) for name in list(t)])
 
@@ -634,7 +634,7 @@ def weights_missing(directory):
     (directory / "model.safetensors").unlink()
 
 
-@broken("needs its configuration", kind=FileError)
+@broken("no model.safetensors", "no TensorFlow checkpoint", "among no files at all", kind=FileError)
 def empty_directory(directory):
     for path in directory.iterdir():
         path.unlink()
@@ -680,18 +680,17 @@ def test_a_broken_directory_gets_one_line(name, tmp_path):
     assert not (tmp_path / "it-ran").exists()
 
 
-def test_what_is_no_directory_gets_one_line(tmp_path):
+def test_what_is_no_model_gets_one_line(tmp_path):
     file = write_released(tmp_path) / "model.safetensors"
-    assert find(str(tmp_path)) == tmp_path
     for ref, words in [
-        (file, "is a file, expected the directory"),
-        (tmp_path / "nowhere", "no such directory; expected one with config.json"),
-        (file / "below", "no such directory"),
-        ("a" * 5000, "no such directory"),
-        ("a\0b", "no such directory"),
+        (tmp_path / "config.json", "is no file of weights by its name; expected .safetensors"),
+        (tmp_path / "nowhere", "no such file or directory"),
+        (file / "below", "no such file or directory"),
+        ("a" * 5000, "no such file or directory"),
+        ("a\0b", "no such file or directory"),
         (None, "no model given"),
     ]:
-        assert words in line_of(lambda r=ref: find(r), FileError)
+        assert words in line_of(lambda r=ref: load(r), FileError)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "directory"])

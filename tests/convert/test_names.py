@@ -104,6 +104,56 @@ def test_older_spellings_are_read_as_the_table_has_them(written, family, meant):
     assert names.plain(written, family) == meant
 
 
+QUERY = "attention_1/self/query/kernel"
+
+
+@pytest.mark.parametrize(
+    "written, groups, meant",
+    [
+        ("module/bert/pooler/dense/bias", 1, "bert/pooler/dense/bias"),
+        ("module_12/bert/pooler/dense/bias:0", 1, "bert/pooler/dense/bias"),
+        ("modules/bert/pooler/dense/bias", 1, "modules/bert/pooler/dense/bias"),
+        ("global_step:0", 1, "global_step"),
+        (f"bert/encoder/transformer/group_0/inner_group_0/{QUERY}", 1, f"group_0/inner_group_0/{QUERY}"),
+        (f"bert/encoder/transformer/group_0/layer_0/inner_group_0/{QUERY}", 1, f"group_0/inner_group_0/{QUERY}"),
+        (f"bert/encoder/transformer/group_0_2/layer_2/inner_group_1/{QUERY}", 1, f"group_0/inner_group_1/{QUERY}"),
+        (f"bert/encoder/transformer/group_1_5/layer_5/inner_group_0/{QUERY}", 2, f"group_1/inner_group_0/{QUERY}"),
+        (f"bert/encoder/transformer/group_0_5/layer_5/inner_group_0/{QUERY}", 6, f"group_5/inner_group_0/{QUERY}"),
+    ],
+)
+def test_names_of_tensorflow_are_read_as_the_table_has_them(written, groups, meant):
+    config = tiny_config(num_hidden_groups=groups)
+    meant = f"bert/encoder/transformer/{meant}" if meant.startswith("group_") else meant
+    assert names.google_plain(written, config) == names.in_table(written, "google", config) == meant
+    assert names.google_plain(meant, config) == meant
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("bert/pooler/dense/kernel/adam_m", "an optimizer's slot"),
+        ("cls/predictions/output_bias/lamb_v", "an optimizer's slot"),
+        ("AdamWeightDecayOptimizer/bert/pooler/dense/kernel", "an optimizer's slot"),
+        ("global_step", "a counter of the training"),
+        ("embeddings.position_ids", "a buffer of old versions"),
+        ("end_logits/dense_0/kernel", "the answer head of Google's SQuAD 2.0 program, which no class here has"),
+        ("my_head/kernel", "not part of the model: somebody's own head"),
+        ("bert/pooler/dense/adam_mu", ""),
+        ("encoder.layer.0.gate", ""),
+    ],
+)
+def test_what_has_no_part_in_the_model_is_told_why(name, why):
+    assert names.why_no_part(name) == why
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_nothing_in_the_table_is_taken_for_something_without_a_part(config):
+    for style in ("hf", "google"):
+        for name, ours in names.expand(config, style).items():
+            assert names.in_table(name, style, config) == name
+            assert (names.why_no_part(name) == "") == (not ours.startswith(names.HEADS))
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_tied_names_and_constants_mean_names_of_the_table(config):
     table = names.expand(config, "hf")

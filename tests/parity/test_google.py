@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file
 
 from minialbert import AlbertForPreTraining, Recorder
-from minialbert.config import AlbertConfig
 from minialbert.convert import names
 from tests.conftest import GOLDEN
 
@@ -14,22 +13,20 @@ PACKS = ["google-v2-tiny", "google-v1-groups"]
 
 @pytest.fixture(params=PACKS)
 def pack(request):
-    """The model filled from the recorded weights, the recorded arrays, the recorded gradients under our names."""
+    """The model loaded from the TensorFlow checkpoint, the recorded arrays, the recorded gradients under our names."""
     folder = GOLDEN / request.param
-    config = AlbertConfig.from_json(folder / "albert_config.json")
-    to_ours = names.expand(config, "google")
+    model = AlbertForPreTraining.from_pretrained(folder)
+    to_ours = names.expand(model.config, "google")
 
     def in_our_names(tensors):
         turned = {name: x.T if name.endswith("/kernel") else x for name, x in tensors.items()}
         return {to_ours[name]: x for name, x in turned.items() if name in to_ours}
 
-    model = AlbertForPreTraining(config).eval()
-    weights = in_our_names(load_file(folder / "weights.safetensors"))
     parameters = {name.removeprefix("albert."): p for name, p in model.named_parameters()}
+    weights = in_our_names(load_file(folder / "weights.safetensors"))
     assert parameters.keys() == weights.keys()
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter, weights[name]), name
     gradients = in_our_names(load_file(folder / "gradients.safetensors"))
     assert gradients.keys() == parameters.keys()
     return model, load_file(folder / "expected.safetensors"), gradients

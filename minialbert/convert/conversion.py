@@ -1,0 +1,251 @@
+"""One format into another: what is read, what is written, and the check at the end. `minialbert convert` is this.
+
+One tensor is in memory at a time, until the check runs both models, one after the other.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import minialbert.heads as heads
+from minialbert.config import AlbertConfig
+from minialbert.convert.filling import empty, fill, find_gaps, missing
+from minialbert.convert.reading import Contents, LoadReport, check_vocabulary, contents_of, same_numbers
+from minialbert.convert.sources import Source, opened
+from minialbert.convert.torch_files import dtype_word
+from minialbert.convert.writing import write_hf, write_tensorflow
+from minialbert.errors import CheckpointError, FileError, InputError, NameUnknown, nearest
+from minialbert.heads import AlbertForPreTraining, AlbertForQuestionAnswering, AlbertForSequenceClassification
+from minialbert.model import AlbertModel
+from minialbert.tokenizers import Tokenizer, load_tokenizer
+from minialbert.tokenizers.files import find_vocabulary, write_whole
+
+HEADS_OF = {  # the class without its family, and the heads that a file of it has; the first that fits is taken
+    "ForPreTraining": ("mlm", "sop"), "ForMaskedLM": ("mlm",), "ForQuestionAnswering": ("qa",),
+    "ForSequenceClassification": ("classifier", "pooler"), "ForTokenClassification": ("classifier",),
+    "ForMultipleChoice": ("classifier", "pooler"), "Model": (),
+}  # fmt: skip
+CLASSES = {name: AlbertModel if name == "Model" else getattr(heads, f"Albert{name}") for name in HEADS_OF}
+TOLERANCE = 1e-5  # in float32; the same numbers in the same order give 0
+TARGETS = ("hf", "google")
+TEXTS = ("Paris is the capital of France.", "1,000 [MASK] (of 2,000) cost 3.50 £; caf\u00e9, \u4eca\u5929")
+
+
+@dataclass
+class Conversion:
+    """What was converted to what, and what became of every tensor."""
+
+    source: str  # what the source was, in words
+    target: Path
+    cls: type  # as which class Hugging Face will load it
+    config: AlbertConfig
+    report: LoadReport
+    vocabulary: str = ""  # in words; why there is none, if so
+    written: dict[str, str] = field(default_factory=dict)  # name in the target: ours
+    difference: float = 0.0  # largest between the outputs of the two models
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    to: str = "hf",
+    config: str | Path | AlbertConfig | None = None,
+    vocabulary: str | Path | None = None,
+    architecture: str | None = None,
+    any_vocabulary: bool = False,
+    check: bool = True,
+    **changes: Any,
+) -> Conversion:
+    """Read any format that `load` reads; write Hugging Face's directory, or Google's checkpoint (to="google").
+
+    Every tensor that has a place in the family is written, in the precision it came in (a checkpoint of Google's:
+    float32 at least), and the vocabulary if there is one. At the end what was written is read again: every tensor must
+    have the same numbers, every text the same ids, and both models the same outputs.
+
+    architecture is the class for Hugging Face, as "ForMaskedLM"; by default the one that the file has the head of.
+    config and changes as in load_model, vocabulary and any_vocabulary as in load; check=False leaves the check out.
+    Raises FileError when dst is there and not empty; CheckpointError, which has the report, for anything missing or
+    wrong: then nothing is written.
+    """
+    dst = Path(dst)
+    if to not in TARGETS:
+        raise InputError(f"to={to!r} must be one of {', '.join(TARGETS)}")
+    if architecture is not None and architecture not in CLASSES:
+        raise NameUnknown(f"no class {architecture!r}. Nearest: {nearest(architecture, CLASSES) or ', '.join(CLASSES)}")
+    if os.path.lexists(dst) and (not os.path.isdir(dst) or os.listdir(dst)):
+        raise FileError(f"{dst}: is there and not empty; give the name of a directory that is to be made")
+    with opened(src) as source:
+        contents = contents_of(source, config, changes)
+        done = Conversion(source.kind, dst, _class_of(contents, architecture), contents.config, contents.report)
+        try:
+            wanted = _wanted(contents, done.cls)
+            tokenizer = _vocabulary(source, done, vocabulary, any_vocabulary)
+            with _beside(dst) as folder:
+                listing = {ours: _entry(contents, ours) for ours in contents.places}
+
+                def read(ours: str) -> Tensor:
+                    return contents.read(ours, wanted)
+
+                if to == "hf":
+                    done.written = write_hf(folder, contents.config, done.cls, listing, read)
+                    if tokenizer:
+                        tokenizer.save_pretrained(folder)
+                else:
+                    done.written = write_tensorflow(folder, contents.config, listing, read)
+                    if tokenizer:
+                        _write_vocabulary(tokenizer, folder, contents.config)
+                if check:
+                    _check(source, folder, contents, done, wanted, tokenizer)
+        except CheckpointError as error:
+            error.report = contents.report
+            raise
+    return done
+
+
+@contextmanager
+def as_directory(ref: str | Path) -> Iterator[Path]:
+    """Hugging Face's directory of whatever a reference means: itself, or one made of it for the time of use."""
+    with opened(ref) as source:
+        if source.is_native:
+            yield source.directory
+            return
+    with tempfile.TemporaryDirectory(prefix="minialbert-") as folder:
+        convert(ref, Path(folder, "model"), check=False)  # whoever asks is about to compare it
+        yield Path(folder, "model")
+
+
+def _class_of(contents: Contents, asked: str | None) -> type:
+    """The class that a file has the head of: as it says itself, or by its tensors."""
+    if asked is not None:
+        return CLASSES[asked]
+    said = contents.saved.extra.get("architectures")
+    said = str(said[0]) if isinstance(said, list) and said else ""
+    said = said.removeprefix("Albert").removeprefix("Bert")
+    if said in CLASSES and all(contents.has(head) for head in HEADS_OF[said]):
+        return CLASSES[said]
+    return next(CLASSES[name] for name, heads in HEADS_OF.items() if all(contents.has(head) for head in heads))
+
+
+def _wanted(contents: Contents, cls: type) -> dict[str, Tensor]:
+    """Every parameter that the file has and should have, without memory; raises CheckpointError for what is missing."""
+    whole: dict[str, Tensor] = {}
+    for each in (AlbertForSequenceClassification, AlbertForQuestionAnswering, AlbertForPreTraining, cls):
+        model = empty(each, contents)
+        whole |= {name.removeprefix("albert."): p for name, p in model.named_parameters()}
+    find_gaps(contents, {name.removeprefix("albert."): p for name, p in model.named_parameters()})
+    if contents.report.new:
+        contents.report.missing, contents.report.new = contents.report.new, []
+        raise missing(contents, len(whole))
+    return whole
+
+
+def _entry(contents: Contents, ours: str) -> tuple[str, list[int]]:
+    first = contents.places[ours][0]
+    return contents.weights.listing[first][0], contents.weights.shape(first)
+
+
+def _vocabulary(source: Source, done: Conversion, given: str | Path | None, any_size: bool) -> Tokenizer | None:
+    """The tokenizer, if there is a vocabulary; one that is damaged or does not belong here is refused."""
+    if given is None:
+        try:
+            find_vocabulary(source.directory)
+        except CheckpointError:
+            raise
+        except FileError as error:
+            done.vocabulary = str(error)
+            return None
+    tokenizer = source.tokenizer(given)
+    check_vocabulary(done.config, tokenizer, tokenizer.source.parent, any_size)
+    done.vocabulary = tokenizer.describe()
+    return tokenizer
+
+
+def _write_vocabulary(tokenizer: Tokenizer, folder: Path, config: AlbertConfig) -> None:
+    """As Google's releases have it: one file, and no settings."""
+    name = "30k-clean.model" if tokenizer.kind == "sentencepiece" else "vocab.txt"
+    if config.model_type == "albert" and tokenizer.kind == "wordpiece":
+        name = "vocab_chinese.txt"
+    if len(tokenizer) > tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{tokenizer.source}: {len(tokenizer) - tokenizer.vocab_size} added tokens, and Google's releases have no "
+            "place for any; such a vocabulary cannot be written for it"
+        )
+    write_whole(folder / name, tokenizer.data)
+
+
+@contextmanager
+def _beside(dst: Path) -> Iterator[Path]:
+    """A directory under a temporary name, renamed at the end: the target is whole or not there. Raises FileError."""
+    try:
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{dst.name}.", dir=dst.parent))
+    except OSError as error:
+        raise FileError(f"{dst}: cannot be made ({error.strerror or error})") from None
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp's is for its owner alone
+        try:
+            os.replace(folder, dst)
+        except OSError as error:
+            raise FileError(f"{dst}: cannot be made ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(
+    source: Source, folder: Path, contents: Contents, done: Conversion, wanted: dict, tokenizer: Tokenizer | None
+) -> None:
+    """What was written, read again: the same numbers, ids and outputs. Raises CheckpointError."""
+    with opened(folder) as target:
+        again = contents_of(target, None, {})
+        model = fill(done.cls, source, "auto", contents.config, {})[0]
+        own = {name.removeprefix("albert."): p for name, p in model.named_parameters()}
+        for ours in contents.places:
+            as_stored = ours in own and dtype_word(own[ours]) == _entry(contents, ours)[0]
+            x = own[ours].detach() if as_stored else contents.read(ours, wanted)
+            if ours in again.places and same_numbers(x, again.read(ours, wanted)):
+                continue
+            if not ours.startswith("embeddings.projection."):  # an identity, which has no place in Google's files
+                raise CheckpointError(f"{done.target}: {ours} came back with other numbers; is the disk sound?")
+        if tokenizer and _ids(load_tokenizer(folder)) != _ids(tokenizer):
+            raise CheckpointError(f"{done.target}: the vocabulary came back with other ids; this is a mistake of ours")
+        before = _outputs(model)
+        del model, own, x  # one model at a time
+        after = _outputs(fill(done.cls, target, "auto", None, {})[0])
+        pairs = zip(before, after, strict=True)
+        done.difference = max(0.0 if same_numbers(x, y) else (x - y).abs().max().item() for x, y in pairs)
+        if not done.difference <= TOLERANCE:
+            raise CheckpointError(
+                f"{done.target}: outputs differ by {done.difference:.1e} from those of the source, allowed is "
+                f"{TOLERANCE:g}; this is a mistake of ours"
+            )
+
+
+def _ids(tokenizer: Tokenizer) -> list[list[int]]:
+    return tokenizer(list(TEXTS)).input_ids.tolist()
+
+
+def _outputs(model: Any) -> list[Tensor]:
+    """What a model says to a fixed batch with padding and both types, in float32, every block visited once."""
+    config, model = model.config, model.float()
+    generator = torch.Generator().manual_seed(0)
+    T = min(16, config.max_position_embeddings)
+    ids = torch.randint(0, config.vocab_size, (2, T), generator=generator)  # [B, T]
+    types = torch.randint(0, config.type_vocab_size, (2, T), generator=generator)  # [B, T]
+    mask = (torch.arange(T) < torch.tensor([[T], [max(1, T - 5)]])).long()  # [B, T]
+    batch = [ids, mask, types]
+    if isinstance(model, heads.AlbertForMultipleChoice):
+        batch = [x[:, None] for x in batch]  # [B, 1, T]
+    plan = config.sharing_plan()
+    depth = len(plan) if len(set(plan)) > config.inner_group_num else config.inner_group_num
+    with torch.inference_mode():
+        return [x for x in model(*batch, depth=depth) if x is not None]

@@ -1,0 +1,171 @@
+"""What a path or a name means: where the weights, the configuration and the vocabulary of a model are.
+
+A source is a Hugging Face directory, a Google release (archive, directory or checkpoint prefix), a hub module, a single
+file of weights, or an official name that hub.py finds on this machine. Archives are unpacked to a temporary directory
+by archives.py. Nothing is loaded here; reading.py does that.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from minialbert.convert.archives import is_archive, unpack
+from minialbert.convert.google_files import GoogleWeights
+from minialbert.convert.hub import local, where_to_get
+from minialbert.convert.tf_checkpoint import find_prefix, is_bundle
+from minialbert.convert.torch_files import Weights, holds_weights
+from minialbert.errors import CheckpointError, FileError, MiniAlbertError
+from minialbert.tokenizers import Tokenizer, load_tokenizer
+
+CONFIGS = ("config.json", "albert_config.json", "bert_config.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the parts of a model are."""
+
+    ref: str  # as it was given
+    kind: str  # in words, for people
+    directory: Path  # with the vocabulary; in an archive, a temporary one
+    config: Path  # the file, which may not be there
+    weights_path: Path  # a directory or file of Hugging Face's, or a TensorFlow prefix
+    is_google: bool = False
+    unpacked: tuple[Path, Path] | None = None  # an archive, and the directory that stands for it
+
+    def weights(self) -> Weights | GoogleWeights:
+        """The tensors, listed; raises FileError or CheckpointError."""
+        return GoogleWeights(self.weights_path) if self.is_google else Weights(self.weights_path)
+
+    def tokenizer(self, vocabulary: str | Path | None = None, **settings: Any) -> Tokenizer:
+        """The tokenizer beside the weights, or of a vocabulary elsewhere; settings and errors as in load_tokenizer."""
+        tokenizer = load_tokenizer(vocabulary or self.directory, **settings)
+        if self.unpacked and vocabulary is None:
+            archive, folder = self.unpacked
+            tokenizer.source = archive / tokenizer.source.relative_to(folder)
+        return tokenizer
+
+    @property
+    def is_native(self) -> bool:
+        """Whether transformers could read it as it is: a Hugging Face directory."""
+        return not self.is_google and self.weights_path == self.directory
+
+
+@contextmanager
+def opened(ref: str | Path | None) -> Iterator[Source]:
+    """The source that a path or name means; what was unpacked for it is there as long as the context.
+
+    Raises FileError when there is nothing under this name, or nothing to read in it.
+    """
+    if ref is None:
+        raise FileError(
+            "no model given, and none ships with this version yet: give a directory, archive or checkpoint, "
+            "as --model PATH or minialbert.load(PATH)"
+        )
+    path = Path(ref)
+    if not os.path.exists(path):  # not path.exists(), which raises for a name too long and for a closed folder above
+        if _is_prefix(path):
+            yield _bundle(path, str(ref))
+            return
+        found = local(str(ref))
+        if found is None:
+            raise FileError(f"{ref}: no such file or directory; {where_to_get(str(ref))}")
+        path = found
+    if os.path.isdir(path):
+        archive = _only_archive(path)
+        if archive is None:
+            yield _directory(path, str(ref))
+            return
+        path = archive
+    if is_archive(path):
+        with tempfile.TemporaryDirectory(prefix="minialbert-") as folder:
+            unpack(path, Path(folder))
+            try:
+                yield replace(_directory(Path(folder), str(ref)), unpacked=(path, Path(folder)))
+            except MiniAlbertError as error:
+                error.args = (str(error).replace(folder, str(path)),)  # the user knows the archive, not our folder
+                raise
+    else:
+        yield _file(path, str(ref))
+
+
+def _is_prefix(path: Path) -> bool:
+    """Whether there are files of a TensorFlow checkpoint under this name, which is none itself."""
+    endings = (".index", ".meta", ".data-00000-of-00001")
+    return any(os.path.exists(f"{path}{ending}") for ending in endings)
+
+
+def _file(path: Path, ref: str) -> Source:
+    """One file: of a TensorFlow checkpoint, of tensors, or the index of shards."""
+    if is_bundle(path):
+        return _bundle(path, ref)
+    if path.name.endswith(".index.json"):
+        return _directory(path.parent, ref)
+    if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+        return Source(ref, "file of tensors", path.parent, _config_in(path.parent), path)
+    raise FileError(
+        f"{path}: is no file of weights by its name; expected .safetensors, .bin, an archive (.tar.gz, .zip), "
+        "a TensorFlow checkpoint (.index) or a directory with one of them"
+    )
+
+
+def _directory(path: Path, ref: str, depth: int = 2) -> Source:
+    """A directory, or the only one inside it that holds a model, as releases have it."""
+    here = _here(path, ref)
+    if here is not None:
+        return here
+    inside = []
+    if depth:
+        for folder in sorted(p for p in _listed(path) if p.is_dir() and not p.name.startswith((".", "__"))):
+            try:
+                inside.append(_directory(folder, ref, depth - 1))
+            except FileError as error:
+                if isinstance(error, CheckpointError):
+                    raise
+    if len(inside) > 1:
+        names = ", ".join(str(source.weights_path.relative_to(path)) for source in inside)
+        raise CheckpointError(f"{path}: holds {len(inside)} models ({names}); give the path of one")
+    if not inside:
+        Weights(path)  # raises: it tells what it looked for and what there is
+    return inside[0]
+
+
+def _here(path: Path, ref: str) -> Source | None:
+    """The model in a directory itself."""
+    if holds_weights(path):
+        return Source(ref, "Hugging Face directory", path, _config_in(path), path)
+    if os.path.isfile(path / "variables" / "variables.index"):
+        assets = path / "assets" if os.path.isdir(path / "assets") else path
+        return Source(ref, "hub module", assets, _config_in(assets, path), path / "variables" / "variables", True)
+    return _bundle(path, ref) if is_bundle(path) else None
+
+
+def _bundle(path: Path, ref: str) -> Source:
+    prefix = find_prefix(path)
+    if prefix.parent.name == "variables" and prefix.name == "variables":
+        assets = prefix.parent.parent / "assets"
+        if assets.is_dir():
+            return Source(ref, "hub module", assets, _config_in(assets, prefix.parent.parent), prefix, True)
+    return Source(ref, "TensorFlow checkpoint", prefix.parent, _config_in(prefix.parent), prefix, True)
+
+
+def _config_in(*directories: Path) -> Path:
+    """The configuration by one of its names; the first name where there is none, for the error that comes."""
+    every = [directory / name for directory in directories for name in CONFIGS]
+    return next((path for path in every if os.path.isfile(path)), every[0])
+
+
+def _only_archive(path: Path) -> Path | None:
+    """The archive in a directory that holds nothing else to read, as a download leaves it."""
+    archives = [p for p in _listed(path) if p.is_file() and is_archive(p)]
+    return archives[0] if len(archives) == 1 and _here(path, "") is None else None
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or error})") from None
