@@ -18,20 +18,27 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minialbert"
 
 FLOOR = {  # a file imports from lower floors only
-    "errors": 0, "version": 0, "protobuf": 0, "tokenizers.normalize": 0,
+    "errors": 0, "version": 0, "protobuf": 0, "tokenizers.normalize": 0, "convert.crc32c": 0,
+    "tools.parity.verdict": 0, "tools.parity.diagnose": 0, "tools.verify.facts": 0,
     "dialects": 1, "hooks": 1, "inputs": 1, "pretrained": 1, "tokenizers.encoding": 1, "tokenizers.model_file": 1,
     "tokenizers.batch": 1, "tokenizers.files": 1, "tokenizers.vocabulary": 1,
-    "embed.pool": 1, "embed.post": 1, "embed.texts": 1, "convert.torch_files": 1,
-    "config": 2, "embed.files": 2, "tokenizers.base": 2, "tokenizers.tokenizer_json": 2,
-    "model": 3, "embed.shards": 3, "tools.cost": 3, "convert.names": 3, "tokenizers.sentencepiece": 3,
-    "tokenizers.wordpiece": 3,
+    "embed.pool": 1, "embed.post": 1, "embed.texts": 1, "convert.torch_files": 1, "convert.archives": 1,
+    "convert.web": 1, "convert.sstable": 1, "convert.tf_entries": 1, "tools.parity.plot": 1,
+    "config": 2, "embed.files": 2, "tokenizers.base": 2, "tokenizers.tokenizer_json": 2, "tokenizers.write_json": 2,
+    "convert.fetch": 2, "convert.tf_checkpoint": 2, "convert.tf_writer": 2,
+    "model": 3, "embed.shards": 3, "tools.cost": 3, "convert.names": 3, "convert.hub": 3, "convert.google_files": 3,
+    "tokenizers.sentencepiece": 3, "tokenizers.wordpiece": 3, "tools.parity.probe": 3, "tools.verify.identify": 3,
     "heads": 4, "packed": 4, "tokenizers": 4,
-    "convert": 5, "embed.prepare": 5,
-    "embed": 6,
-    "tools.inspect": 7, "tools.bench": 7,
-    "cli.texts": 8, "cli.models": 8, "cli.speed": 8,
-    "cli": 9,
-    "": 10, "__main__": 10,
+    "embed.prepare": 5, "convert.sources": 5, "tools.parity.sides": 5, "tools.verify.factcheck": 5,
+    "convert.reading": 6, "tools.parity.hypotheses": 6,
+    "convert.filling": 7, "convert.writing": 7, "tools.parity.mistakes": 7,
+    "convert.conversion": 8, "tools.parity.comparison": 8,
+    "convert": 9, "tools.parity.google_pack": 9,
+    "embed": 10, "tools.inspect": 10, "tools.parity.against_transformers": 10,
+    "tools.bench": 11, "tools.parity": 11, "tools.verify": 11,
+    "cli.texts": 12, "cli.models": 12, "cli.files": 12, "cli.proof": 12, "cli.hub": 12, "cli.speed": 12,
+    "cli": 13,
+    "": 14, "__main__": 14,
 }  # fmt: skip
 UPWARD = {("pretrained", "convert"), ("pretrained", "config")}  # inside a function; for types alone
 BRANCHES = ("embed", "pretrain", "finetune")
