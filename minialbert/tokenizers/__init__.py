@@ -1,7 +1,8 @@
 """Text to ids and back; no torch in this folder.
 
 normalize.py cleans text, sentencepiece.py is ALBERT's tokenizer, wordpiece.py BERT's (and Chinese ALBERT's), base.py
-what both share, encoding.py what a batch becomes. files.py, tokenizer_json.py and model_file.py read what is on disk.
+what both share, encoding.py what a batch becomes. files.py, tokenizer_json.py and model_file.py read what is on disk;
+write_json.py writes what transformers reads.
 """
 
 from pathlib import Path
@@ -54,7 +55,7 @@ def put_added(tokenizer: Tokenizer, added: dict[str, tuple[int, bool]]) -> None:
                     f"{where}: id {number} is {token!r} in the settings, {found!r} in {tokenizer.source.name}; "
                     "these files do not belong together"
                 )
-            if isinstance(tokenizer, SentencePieceTokenizer):
+            if isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.user_defined(number):
                 continue  # Hugging Face lists user-defined pieces here; SentencePiece itself keeps them whole
         elif number != len(tokenizer) or tokenizer.has(token):
             raise CheckpointError(f"{where}: added token {token!r} has id {number}, expected {len(tokenizer)}")

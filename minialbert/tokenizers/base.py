@@ -6,14 +6,15 @@ The two kinds (sentencepiece.py, wordpiece.py) only say how a stretch of ordinar
 
 import hashlib
 import json
+import warnings
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 from minialbert.errors import CheckpointError, InputError, nearest
 from minialbert.tokenizers.batch import STRATEGIES, Text, batch_of, checked, kept_slices, padded_width
-from minialbert.tokenizers.encoding import Encoding, Line, Row, Token
-from minialbert.tokenizers.files import ROLES, read_bytes, write_whole
+from minialbert.tokenizers.encoding import MODEL_KEYS, Encoding, Line, Row, Token
+from minialbert.tokenizers.files import ROLES, json_bytes, read_bytes, write_whole
 from minialbert.tokenizers.vocabulary import Vocabulary
 
 NEEDED = ("unk", "cls", "sep")  # without [PAD] or [MASK] one can work, as long as nothing needs them
@@ -80,6 +81,10 @@ class Tokenizer(Vocabulary):
 
     @abstractmethod
     def _missing_message(self, missing: list[str]) -> str: ...
+
+    @abstractmethod
+    def tokenizer_json(self) -> dict[str, Any] | None:
+        """The content of a tokenizer.json with this tokenizer's ids; None if such a file cannot hold the vocabulary."""
 
     # ---- one text ----
 
@@ -268,27 +273,31 @@ class Tokenizer(Vocabulary):
         self._prepare()
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes the vocabulary (byte for byte) and tokenizer_config.json; `load_tokenizer` gives an equal tokenizer.
+        """Writes the vocabulary (byte for byte), tokenizer.json and tokenizer_config.json.
 
-        Each file is written under a temporary name and renamed. Raises FileError.
+        `load_tokenizer` gives an equal tokenizer. transformers reads tokenizer.json and gives the same ids, in the
+        cases tested; a warning says what the file cannot express (`differences`). Each file is written under a
+        temporary name and renamed. Raises FileError.
         """
-        directory = Path(directory)
-        entries = {}
-        numbered = [(number, token) for token, number in {**self.special_tokens, **self.added}.items()]
-        for number, token in sorted(numbered):
-            entries[str(number)] = {
-                "content": token,
-                "lstrip": token == self.swallows_left,
-                "normalized": False,
-                "rstrip": False,
-                "single_word": False,
-                "special": token in self.special_tokens or token in self.added_special,
-            }
-        config = {**self.settings, "tokenizer_class": self.HF_CLASS, "added_tokens_decoder": entries}
+        directory, whole, lost = Path(directory), self.tokenizer_json(), self.differences()
+        config = {
+            **self.settings,
+            "tokenizer_class": "PreTrainedTokenizerFast" if whole else self.HF_CLASS,
+            "model_input_names": list(MODEL_KEYS),
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": not self.splits(),
+            "added_tokens_decoder": {str(number): entry for number, entry in self.entries().items()},
+        }
         config.update({f"{role}_token": name for role, (name, number) in self._roles.items() if number is not None})
-        text = json.dumps({k: v for k, v in config.items() if v is not None}, indent=2, ensure_ascii=False) + "\n"
+        config = {name: value for name, value in config.items() if value is not None}
         write_whole(directory / self.FILE_NAME, self.data)
-        write_whole(directory / "tokenizer_config.json", text.encode())
+        if whole:
+            write_whole(directory / "tokenizer.json", json_bytes(whole))
+        else:
+            (directory / "tokenizer.json").unlink(missing_ok=True)
+        write_whole(directory / "tokenizer_config.json", json_bytes(config))
+        if lost:
+            warnings.warn(f"{directory}: in transformers, other ids for {'; '.join(lost)}", stacklevel=2)
 
 
 def rebuild(cls, source, data, special, why, settings) -> Tokenizer:

@@ -58,6 +58,10 @@ def write_whole(path: Path, data: bytes) -> None:
         raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def find_vocabulary(path: str | Path) -> tuple[str, Path, str]:
     """Which file to read, as (kind, path, why); kind is "sentencepiece", "wordpiece" or "tokenizer.json".
 
@@ -107,12 +111,13 @@ def sentencepiece_file(directory: Path) -> Path | None:
 
 def between(directory: Path, piece: Path, word: Path) -> tuple[str, Path, str]:
     """Both kinds are there: what the settings say decides."""
-    for name, key in (("tokenizer_config.json", "tokenizer_class"), ("config.json", "model_type")):
-        file = directory / name
-        said = str(read_json(file).get(key) or "") if file.is_file() else ""
-        if said.lower().startswith("albert"):
+    places = {"tokenizer_config.json": "tokenizer_class", "tokenizer.json": "model", "config.json": "model_type"}
+    for name, key in places.items():
+        said = read_json(directory / name).get(key) if (directory / name).is_file() else ""
+        said = str((said.get("type") if isinstance(said, dict) else said) or "")
+        if said.lower().startswith(("albert", "unigram")):
             return "sentencepiece", piece, f"{name} says {key} {said}; {word.name} is not used"
-        if said.lower().startswith("bert"):
+        if said.lower().startswith(("bert", "wordpiece")):
             return "wordpiece", word, f"{name} says {key} {said}; {piece.name} is not used"
     raise CheckpointError(
         f"{directory}: both {piece.name} (SentencePiece) and {word.name} (WordPiece), and no tokenizer_class or "

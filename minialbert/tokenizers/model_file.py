@@ -4,6 +4,7 @@ Written are models for vocabularies that came as tokenizer.json (tokenizer_json.
 library's public sentencepiece_model.proto; the tests read back what is written here through the library.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from minialbert.errors import FileError
@@ -12,6 +13,19 @@ from minialbert.protobuf import bytes_field, fields, float_field, number_field
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # types of a piece
 PIECES, TRAINER, NORMALIZER = 1, 2, 3  # fields of the file
 VOCAB_SIZE = 4  # field of TRAINER
+LOWERED = 100.0  # in a tokenizer.json, scores of pieces like "2009," are lower by this, in place of the comma rule
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a model file says besides its pieces."""
+
+    unigram: bool  # else another way to cut words (BPE, say)
+    suffix: bool  # the mark of a space ends a word instead of beginning it
+    byte_fallback: bool
+    charsmap: bytes  # the table of the model's own normalizer, b"" if it has none
+    prefix: bool  # a space put before the text
+    trims: bool  # white space that is not needed is dropped
 
 
 def check_model(data: bytes, source: str | Path) -> None:
@@ -32,6 +46,20 @@ def check_model(data: bytes, source: str | Path) -> None:
     if counts[PIECES] > 3:
         raise FileError(f"{source}: is cut off after {counts[PIECES]} pieces; copy it again")
     raise FileError(f"{source}: is not a SentencePiece model ({trouble})")
+
+
+def read_rules(data: bytes) -> Rules:
+    """The rules in a whole model file (`check_model`); what it does not say has the library's default."""
+    parts = dict(fields(data))
+    trainer, normalizer = (dict(fields(bytes(parts[part]))) for part in (TRAINER, NORMALIZER))
+    return Rules(
+        unigram=trainer.get(3, 1) == 1,
+        suffix=bool(trainer.get(24, 0)),
+        byte_fallback=bool(trainer.get(35, 0)),
+        charsmap=bytes(normalizer.get(2, b"")),
+        prefix=bool(normalizer.get(3, 1)),
+        trims=bool(normalizer.get(4, 1)),
+    )
 
 
 def write_model(

@@ -14,10 +14,10 @@ import sentencepiece
 from minialbert.errors import InputError
 from minialbert.tokenizers.base import Tokenizer
 from minialbert.tokenizers.encoding import Token
-from minialbert.tokenizers.model_file import check_model
+from minialbert.tokenizers.model_file import check_model, read_rules
 from minialbert.tokenizers.normalize import Char, clean, clean_aligned, ends_in_digit_comma, text_of
+from minialbert.tokenizers.write_json import MARK, unigram_parts, whole_json
 
-MARK = "▁"  # U+2581, SentencePiece's sign for a space
 WORD = re.compile(r"\S+")
 RECIPE = "train it with [CLS], [SEP] and [MASK] as control symbols, as the ALBERT paper's code says"
 
@@ -81,6 +81,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _accents(self) -> str:
         return "accents kept" if self.keep_accents else "accents removed"
+
+    def user_defined(self, number: int) -> bool:
+        """Is the piece one that the model's trainer was told to keep whole? It gives score 0 to these alone."""
+        return not self._sp.is_control(number) and not self._sp.is_unknown(number) and self._sp.get_score(number) == 0.0
 
     def _pattern(self, token: str) -> str:
         """transformers 4 lower-cases a text before it looks for special tokens, so <PAD> is <pad> to it."""
@@ -171,6 +175,27 @@ class SentencePieceTokenizer(Tokenizer):
         if c not in self._nothing:
             self._nothing[c] = not self._sp.normalize(c)
         return self._nothing[c]
+
+    # ---- to transformers ----
+
+    def tokenizer_json(self) -> dict[str, Any] | None:
+        rules = read_rules(self.data)
+        if not rules.unigram or rules.suffix:
+            return None
+        sp, numbers = self._sp, range(self._size)
+        vocabulary = [(sp.id_to_piece(i), sp.get_score(i)) for i in numbers]
+        unreachable = [piece for i, (piece, _) in enumerate(vocabulary) if sp.is_control(i) or sp.is_unknown(i)]
+        parts = unigram_parts(vocabulary, sp.unk_id(), unreachable, rules, sp.normalize, self.settings)
+        return whole_json(parts, self.entries(), self.cls_id, self.sep_id)
+
+    def differences(self) -> list[str]:
+        out = super().differences()
+        if self.flavor == "google" and any(not self._sp.id_to_piece(i).startswith(MARK) for i in self._comma_ids):
+            out.append("a digit and a comma inside a word (flavor google puts a mark before them)")
+        rules = read_rules(self.data)
+        if not rules.unigram or rules.suffix:
+            out.append("any text (tokenizer.json cannot hold a model of this type, and was not written)")
+        return out
 
     def _join(self, pieces: list[str]) -> str:
         return "".join(pieces).replace(MARK, " ").strip()

@@ -1,7 +1,7 @@
 """tokenizer.json, the one file that Hugging Face's newer tokenizers write, read into the two vocabularies we know.
 
 A WordPiece model becomes the bytes of a vocab.txt, a Unigram model those of a spiece.model (model_file.py writes it).
-Source: files written by transformers 5.23.
+The other way round: write_json.py. Source: files written by transformers 5.23.
 """
 
 import base64
@@ -11,10 +11,8 @@ from typing import Any
 
 from minialbert.errors import FileError
 from minialbert.tokenizers.files import Settings, read_json
-from minialbert.tokenizers.model_file import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, write_model
+from minialbert.tokenizers.model_file import CONTROL, LOWERED, NORMAL, UNKNOWN, USER_DEFINED, write_model
 from minialbert.tokenizers.normalize import ends_in_digit_comma
-
-LOWERED = 100.0  # Hugging Face's files lower the scores of pieces like "2009," by this, in place of the comma rule
 
 
 def read_tokenizer_json(path: Path) -> tuple[str, bytes, Settings]:
@@ -64,8 +62,8 @@ def read_wordpiece(whole: dict) -> tuple[bytes, Settings]:
 def read_unigram(whole: dict) -> tuple[bytes, Settings]:
     """The pieces keep text, order and score; their types, which the file does not hold, are worked out.
 
-    A special added token is a control piece. A piece is user-defined if it is an ordinary added token inside the
-    vocabulary, or has score 0: the trainer gives 0 to what it was told to keep, and a negative score to the rest.
+    A special added token is a control piece. A piece is user-defined if it has score 0: the trainer gives 0 to what
+    it was told to keep, and a negative score to the rest.
     """
     model, added = whole["model"], added_tokens(whole)
     vocabulary = [(str(piece), float(score)) for piece, score in model["vocab"]]
@@ -78,7 +76,7 @@ def read_unigram(whole: dict) -> tuple[bytes, Settings]:
             kind = UNKNOWN
         elif entry and entry[1]:
             kind = CONTROL
-        elif entry or score == 0.0:
+        elif score == 0.0:
             kind = USER_DEFINED
         else:
             kind = NORMAL
@@ -89,7 +87,7 @@ def read_unigram(whole: dict) -> tuple[bytes, Settings]:
     for step in steps(whole.get("normalizer")):
         charsmap = base64.b64decode(step["precompiled_charsmap"]) if step.get("type") == "Precompiled" else charsmap
         lower = lower or step.get("type") == "Lowercase"
-        keep_accents = keep_accents and step.get("type") != "StripAccents"
+        keep_accents = keep_accents and step.get("type") not in ("StripAccents", "NFKD")
     prefix = True
     for step in steps(whole.get("pre_tokenizer")):
         prefix = prefix and step.get("prepend_scheme") != "never" and step.get("add_prefix_space") is not False

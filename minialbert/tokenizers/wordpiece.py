@@ -12,6 +12,7 @@ from minialbert.errors import FileError
 from minialbert.tokenizers.base import Tokenizer
 from minialbert.tokenizers.encoding import Token
 from minialbert.tokenizers.normalize import chunks_of, text_of, words_aligned, words_of_chunk
+from minialbert.tokenizers.write_json import whole_json, wordpiece_parts
 
 CACHED_CHUNKS = 200_000  # distinct stretches between white space that are remembered with their ids
 LONGEST_CACHED = 40
@@ -109,6 +110,10 @@ class WordPieceTokenizer(Tokenizer):
             for start, end, number in self.spell(text_of(word)):
                 tokens.append(Token(self._pieces[number], number, word[start].start, word[end - 1].end, n))
         return tokens, len(words)
+
+    def tokenizer_json(self) -> dict[str, Any]:
+        parts = wordpiece_parts(self._pieces, self._roles["unk"][0], self.settings)
+        return whole_json(parts, self.entries(), self.cls_id, self.sep_id)
 
     def _join(self, pieces: list[str]) -> str:
         """Words with spaces between them; none before . , ! ? (as Hugging Face prints them)."""

@@ -1,9 +1,9 @@
 """Our tokenizers beside those of transformers 5, as black boxes. What remains different is listed, by category.
 
 For ALBERT the reference is a directory with a tokenizer.json like the released ones, which is what transformers 5 reads
-(spiece.model alone makes it cut user-defined signs differently). The reference
-that flavor "hf" equals everywhere is transformers 4's slow tokenizer: tests/tokenizers/test_sentencepiece.py holds its
-recorded answers.
+(spiece.model alone makes it cut user-defined signs differently). The directories that we write ourselves
+come nearer: tests/tokenizers/test_write_json.py. The reference that flavor "hf" equals everywhere is transformers 4's
+slow tokenizer: tests/tokenizers/test_sentencepiece.py holds its recorded answers.
 """
 
 import importlib.metadata
@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 
 import pytest
-from transformers import AlbertTokenizer, BertTokenizer
+from transformers import AlbertTokenizer, AutoTokenizer, BertTokenizer
 
 from minialbert.tokenizers import load_tokenizer
 from tests.tokenizers.texts import SENTENCES, comma_model, fuzz
@@ -222,9 +222,13 @@ def test_decoding_equals_transformers_5(kind, request):
 @pytest.mark.parametrize("kind", ["albert", "bert"])
 def test_transformers_5_loads_what_we_save_and_we_load_what_it_saves(kind, request, tmp_path):
     ours, theirs = request.getfixturevalue(kind)
+    """AutoTokenizer takes tokenizer.json as it is; a class asked for by name puts its own cleaning in its place."""
     ours.save_pretrained(tmp_path / "ours")
-    loaded = type(theirs).from_pretrained(tmp_path / "ours")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "ours")
     assert len(loaded) == len(ours) and loaded.mask_token_id == ours.mask_id and loaded.model_max_length == 512
+    named = type(theirs).from_pretrained(tmp_path / "ours")
+    assert type(named) is type(theirs) and type(named) is not type(loaded)
+    assert named(SENTENCES).input_ids == loaded(SENTENCES).input_ids == ours(SENTENCES, padding=False).input_ids
     theirs.save_pretrained(tmp_path / "theirs")
     loaded.save_pretrained(tmp_path / "again")
     for directory in (tmp_path / "theirs", tmp_path / "again"):

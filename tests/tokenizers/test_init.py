@@ -7,8 +7,9 @@ import pytest
 
 from minialbert.errors import CheckpointError, FileError, InputError, MiniAlbertError
 from minialbert.tokenizers import SentencePieceTokenizer, WordPieceTokenizer, load_tokenizer
+from tests.tokenizers.conftest import sentencepiece_tokenizer
 from tests.tokenizers.texts import BERT, COMMAS, TINY, comma_model, fuzz, write_bert
-from tests.tokenizers.tokenizer_json import unigram_json, wordpiece_json
+from tests.tokenizers.tokenizer_json import unigram_json
 
 
 def write_json(path: Path, content) -> None:
@@ -46,6 +47,17 @@ def test_two_kinds_are_told_apart_by_what_the_settings_say(tmp_path):
         tokenizer.kind == "wordpiece"
         and "tokenizer_config.json says tokenizer_class BertTokenizer" in tokenizer.describe()
     )
+
+
+def test_what_we_save_says_which_of_two_kinds_is_meant(tmp_path):
+    (tmp_path / "spiece.model").write_bytes(comma_model())
+    write_json(tmp_path / "config.json", {"model_type": "albert"})
+    chinese = load_tokenizer(write_bert(tmp_path / "chinese"))
+    chinese.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer == chinese and "tokenizer.json says model WordPiece" in tokenizer.describe()
+    sentencepiece_tokenizer().save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).kind == "sentencepiece"
 
 
 def test_a_directory_without_vocabulary_names_what_was_looked_for(tmp_path):
@@ -191,10 +203,12 @@ def test_case_and_accents_are_read_from_tokenizer_json(tmp_path):
 def test_a_wordpiece_tokenizer_json_alone_gives_the_same_ids_as_its_vocabulary(tmp_path):
     old = load_tokenizer(write_bert(tmp_path / "txt"))
     (tmp_path / "json").mkdir()
-    write_json(tmp_path / "json" / "tokenizer.json", wordpiece_json(BERT, lowercase=True))
+    write_json(tmp_path / "json" / "tokenizer.json", old.tokenizer_json())
     new = load_tokenizer(tmp_path / "json")
     assert new == old and new.data == old.data
-    write_json(tmp_path / "json" / "tokenizer.json", wordpiece_json(BERT, lowercase=False))
+    write_json(
+        tmp_path / "json" / "tokenizer.json", load_tokenizer(tmp_path / "txt", do_lower_case=False).tokenizer_json()
+    )
     assert not load_tokenizer(tmp_path / "json").do_lower_case
 
 

@@ -1,4 +1,4 @@
-"""tokenizer.json files as transformers writes them, for vocabularies that the tests make."""
+"""tokenizer.json files in the style of the released ALBERT ones and of transformers 5: not as we write them."""
 
 import base64
 
@@ -6,6 +6,7 @@ import sentencepiece
 
 from minialbert.protobuf import fields
 from minialbert.tokenizers.normalize import ends_in_digit_comma
+from minialbert.tokenizers.write_json import template
 
 SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 
@@ -13,19 +14,6 @@ SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 def token(number: int, content: str, special: bool = True, lstrip: bool = False) -> dict:
     flags = {"single_word": False, "lstrip": lstrip, "rstrip": False, "normalized": False, "special": special}
     return {"id": number, "content": content} | flags
-
-
-def template(cls: tuple[str, int], sep: tuple[str, int]) -> dict:
-    def special(name: str, kind: int) -> dict:
-        return {"SpecialToken": {"id": name, "type_id": kind}}
-
-    def text(name: str, kind: int) -> dict:
-        return {"Sequence": {"id": name, "type_id": kind}}
-
-    single = [special(cls[0], 0), text("A", 0), special(sep[0], 0)]
-    entries = {name: {"id": name, "ids": [number], "tokens": [name]} for name, number in (cls, sep)}
-    pair = [*single, text("B", 1), special(sep[0], 1)]
-    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": entries}
 
 
 def unigram_json(model: bytes, official: bool) -> dict:
@@ -58,25 +46,4 @@ def unigram_json(model: bytes, official: bool) -> dict:
         "post_processor": template(("[CLS]", 2), ("[SEP]", 3)),
         "decoder": metaspace,
         "model": {"type": "Unigram", "unk_id": 1, "vocab": vocabulary, "byte_fallback": False},
-    }
-
-
-def wordpiece_json(lines: list[str], lowercase: bool) -> dict:
-    normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
-    model = {
-        "type": "WordPiece",
-        "unk_token": "[UNK]",
-        "continuing_subword_prefix": "##",
-        "max_input_chars_per_word": 100,
-    }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [token(i, name) for i, name in enumerate(lines[:5])],
-        "normalizer": normalizer | {"lowercase": lowercase},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": template(("[CLS]", 2), ("[SEP]", 3)),
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": model | {"vocab": {line: i for i, line in enumerate(lines)}},
     }
