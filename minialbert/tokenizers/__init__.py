@@ -11,10 +11,10 @@ from typing import Any
 from minialbert.errors import CheckpointError
 from minialbert.tokenizers.base import Tokenizer
 from minialbert.tokenizers.encoding import Encoding
-from minialbert.tokenizers.files import Settings, find_vocabulary, read_settings
+from minialbert.tokenizers.files import Settings, find_vocabulary, read_bytes, read_settings
 from minialbert.tokenizers.sentencepiece import SentencePieceTokenizer
 from minialbert.tokenizers.tokenizer_json import read_tokenizer_json
-from minialbert.tokenizers.wordpiece import WordPieceTokenizer
+from minialbert.tokenizers.wordpiece import WordPieceTokenizer, is_cased, read_vocabulary
 
 __all__ = ["Encoding", "SentencePieceTokenizer", "Tokenizer", "WordPieceTokenizer", "load_tokenizer"]
 
@@ -25,8 +25,8 @@ def load_tokenizer(
     """The tokenizer in a directory, or of one .model, vocab.txt or tokenizer.json file.
 
     Which kind is decided by the files (`describe()` tells it); settings come from tokenizer_config.json beside the
-    vocabulary, from tokenizer.json, or are ALBERT's usual ones, in this order. Arguments win over all, None counts as
-    not given: flavor ("hf" or "google"), do_lower_case, and by name keep_accents, remove_space, strip_accents,
+    vocabulary, from tokenizer.json, or are the usual ones, in this order: lower-casing, unless a vocab.txt is full of
+    capitals. Arguments win over all, None counts as not given: flavor ("hf" or "google"), do_lower_case, and by name keep_accents, remove_space, strip_accents,
     tokenize_chinese_chars, max_chars, split_special, allowed_special, model_max_length.
     Raises FileError, CheckpointError (files that contradict each other), InputError (no such setting).
     """
@@ -39,6 +39,11 @@ def load_tokenizer(
     settings = {name: value for name, value in said.values.items() if name in cls.SETTINGS}
     overrides |= {"flavor": flavor, "do_lower_case": do_lower_case}
     settings.update({name: value for name, value in overrides.items() if value is not None})
+    if cls is WordPieceTokenizer and "do_lower_case" not in settings:
+        data = data or read_bytes(source)
+        if is_cased(read_vocabulary(data, str(source))):  # Google's releases of BERT say it in their names alone
+            settings["do_lower_case"] = False
+            why += ", with capitals in it"
     tokenizer = cls(source, data=data, special=said.special, why=why, **settings)
     put_added(tokenizer, said.added)
     return tokenizer

@@ -156,3 +156,9 @@ def read_vocabulary(data: bytes, source: str) -> list[str]:
     if not any(lines):
         raise FileError(f"{source}: is empty; a WordPiece vocabulary has one token a line")
     return lines
+
+
+def is_cased(pieces: list[str]) -> bool:
+    """Whether a vocabulary was made from text with its capitals: then more than a few of its words have one."""
+    words = [piece for piece in pieces if not (piece.startswith("[") and piece.endswith("]"))]
+    return sum(word != word.lower() for word in words) > 0.05 * len(words)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -105,6 +106,38 @@ def test_hugging_face_loads_what_is_converted_to_the_same_outputs(config, tmp_pa
     order = want.seq_relationship_logits if family == "Bert" else want.sop_logits
     assert (got.prediction_logits - want.prediction_logits).abs().max() < 1e-10
     assert (got.sop_logits - order).abs().max() < 1e-10
+
+
+RECORDED = GOLDEN / "tokenizer"
+TEXTS = [*(RECORDED / "corpus.txt").read_text().split("\n"), "A [MASK] of 1,000 (or 2,000) - £3.50 \"each\"", "naïve CAFÉ"]
+
+
+@pytest.mark.parametrize("family", ["albert", "bert"])
+def test_hugging_face_gives_the_ids_of_the_release_from_what_is_converted(family, tmp_path, minilm):
+    if family == "albert":
+        config = tiny_config(vocab_size=500)
+        release = write_release(tmp_path / "release", google_variables(config), config)
+        (release / "vocab_chinese.txt").unlink()
+        shutil.copy(RECORDED / "albert-tiny-500.model", release / "30k-clean.model")
+    else:
+        config = tiny_bert(vocab_size=30522)
+        release = write_release(tmp_path / "release", google_variables(config), config)
+        shutil.copy(minilm / "vocab.txt", release / "vocab.txt")
+    convert(release, tmp_path / "hf")
+    _, ours = minialbert.load(release)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    want = ours(TEXTS, padding=False)
+    got = theirs(TEXTS)
+    assert got["input_ids"] == [list(row) for row in want.input_ids]
+    pairs = list(zip(TEXTS[:50], TEXTS[50:100], strict=True))
+    want = ours(pairs, padding=False)
+    got = theirs([a for a, _ in pairs], [b for _, b in pairs])
+    assert got["input_ids"] == [list(row) for row in want.input_ids]
+    assert got["token_type_ids"] == [list(row) for row in want.token_type_ids]
+    if family == "albert":  # and those that Google's own tokenizer was recorded to give
+        lines = [json.loads(line) for line in (RECORDED / "tokenization.jsonl").read_text().splitlines()]
+        got = theirs([line["text"] for line in lines], add_special_tokens=False)
+        assert got["input_ids"] == [line["ids"] for line in lines]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -228,3 +228,22 @@ def test_a_tokenizer_json_that_holds_no_such_model_says_so(tmp_path, content, me
     write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(FileError, match=message):
         load_tokenizer(tmp_path)
+
+
+SMALL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "bank", "paris", "##s", "n"]
+CASED = SMALL + ["Paris", "The", "Bank", "EU"]
+
+
+def test_a_vocabulary_full_of_capitals_is_read_without_lower_casing_unless_told(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(CASED))
+    tokenizer = load_tokenizer(tmp_path)
+    assert not tokenizer.do_lower_case and tokenizer.tokenize("The Paris bank") == ["The", "Paris", "bank"]
+    assert "with capitals in it" in tokenizer.describe()
+    assert load_tokenizer(tmp_path, do_lower_case=True).tokenize("Paris") == ["paris"]
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert load_tokenizer(tmp_path).do_lower_case  # what the files say counts more
+
+
+def test_a_capital_here_and_there_is_no_sign_of_case(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(SMALL + [f"w{i}" for i in range(100)] + ["Paris"]))
+    assert load_tokenizer(tmp_path).do_lower_case
