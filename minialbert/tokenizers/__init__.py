@@ -24,10 +24,11 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer in a directory, or of one .model, vocab.txt or tokenizer.json file.
 
-    Which kind is decided by the files (`describe()` tells it); settings come from tokenizer_config.json beside the
-    vocabulary, from tokenizer.json, or are the usual ones, in this order: lower-casing, unless a vocab.txt is full of
-    capitals. Arguments win over all, None counts as not given: flavor ("hf" or "google"), do_lower_case, and by name keep_accents, remove_space, strip_accents,
-    tokenize_chinese_chars, max_chars, split_special, allowed_special, model_max_length.
+    Which kind is decided by the files (`describe()` tells it). Settings come from tokenizer_config.json beside the
+    vocabulary, from tokenizer.json, or are the usual ones, in this order; a vocab.txt full of capitals is not
+    lower-cased. Arguments win over all, None counts as not given: flavor ("hf" or "google"), do_lower_case, and by name
+    keep_accents, remove_space, strip_accents, tokenize_chinese_chars, max_chars, split_special, allowed_special,
+    model_max_length.
     Raises FileError, CheckpointError (files that contradict each other), InputError (no such setting).
     """
     kind, source, why = find_vocabulary(path)

@@ -109,7 +109,11 @@ def test_hugging_face_loads_what_is_converted_to_the_same_outputs(config, tmp_pa
 
 
 RECORDED = GOLDEN / "tokenizer"
-TEXTS = [*(RECORDED / "corpus.txt").read_text().split("\n"), "A [MASK] of 1,000 (or 2,000) - £3.50 \"each\"", "naïve CAFÉ"]
+TEXTS = [
+    *(RECORDED / "corpus.txt").read_text().split("\n"),
+    'A [MASK] of 1,000 (or 2,000) - £3.50 "each"',
+    "naïve CAFÉ",
+]
 
 
 @pytest.mark.parametrize("family", ["albert", "bert"])

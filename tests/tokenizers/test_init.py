@@ -231,7 +231,7 @@ def test_a_tokenizer_json_that_holds_no_such_model_says_so(tmp_path, content, me
 
 
 SMALL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "bank", "paris", "##s", "n"]
-CASED = SMALL + ["Paris", "The", "Bank", "EU"]
+CASED = [*SMALL, "Paris", "The", "Bank", "EU"]
 
 
 def test_a_vocabulary_full_of_capitals_is_read_without_lower_casing_unless_told(tmp_path):
@@ -245,5 +245,5 @@ def test_a_vocabulary_full_of_capitals_is_read_without_lower_casing_unless_told(
 
 
 def test_a_capital_here_and_there_is_no_sign_of_case(tmp_path):
-    (tmp_path / "vocab.txt").write_text("\n".join(SMALL + [f"w{i}" for i in range(100)] + ["Paris"]))
+    (tmp_path / "vocab.txt").write_text("\n".join([*SMALL, *(f"w{i}" for i in range(100)), "Paris"]))
     assert load_tokenizer(tmp_path).do_lower_case
