@@ -4,6 +4,7 @@ sources.py says where the files are, names.py has the names. Loading is exact: e
 tensor of the file is used or stands in the report with the reason why not.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -105,8 +106,12 @@ def _config(source: Source, given: str | Path | AlbertConfig | None) -> AlbertCo
     if isinstance(given, AlbertConfig):
         return given
     if given is not None:
-        is_name = str(given) in PRESETS or not Path(given).exists()
-        return AlbertConfig.preset(str(given)) if is_name else AlbertConfig.from_json(given)
+        if os.path.isfile(given):
+            return AlbertConfig.from_json(given)
+        preset = AlbertConfig.preset(str(given))
+        if source.is_google and preset.model_type == "albert" and preset.hidden_act == "gelu":
+            return replace(preset, hidden_act="gelu_new")  # presets have the hub's words; Google's weights the tanh form
+        return preset
     if not source.config.is_file():
         raise FileError(
             f"{source.config}: no such file; the sizes of a model stand in its configuration. Copy it there, or give "

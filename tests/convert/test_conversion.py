@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 
 import minialbert
 from minialbert import AlbertForPreTraining, AlbertForQuestionAnswering, AlbertForSequenceClassification, AlbertModel
-from minialbert.config import AlbertConfig
+from minialbert.config import PRESETS, AlbertConfig
 from minialbert.convert import LoadReport, as_directory, convert, load_model, names
 from minialbert.convert.tf_checkpoint import Checkpoint
 from minialbert.convert.tf_writer import write_checkpoint
 from minialbert.errors import CheckpointError, ConfigError, FileError, InputError, MiniAlbertError, NameUnknown
-from tests.conftest import GOLDEN, random_batch, tiny_bert, tiny_config
+from tests.conftest import GOLDEN, TINY, random_batch, tiny_bert, tiny_config
 from tests.convert.directories import (
     assert_same_bits,
     google_variables,
@@ -478,7 +478,7 @@ def test_arguments_that_mean_nothing_are_refused(tmp_path):
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_a_configuration_can_be_given_where_there_is_none(tmp_path):
+def test_a_configuration_can_be_given_where_there_is_none(tmp_path, monkeypatch):
     config = tiny_config()
     path = write_release(tmp_path / "src", google_variables(config), config)
     (path / "albert_config.json").rename(tmp_path / "elsewhere.json")
@@ -489,6 +489,9 @@ def test_a_configuration_can_be_given_where_there_is_none(tmp_path):
         assert model.config.hidden_size == 12
     convert(path, tmp_path / "out", config=config)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_act"] == "gelu_new"
+    monkeypatch.setitem(PRESETS, "albert-base-v1", PRESETS["albert-base-v1"] | TINY)
+    model, _ = minialbert.load(path, config="albert-base-v1")
+    assert model.config.hidden_act == "gelu_new"  # of Google's weights, whatever the hub's configuration says of v1
     with pytest.raises(NameUnknown, match=r"no preset named 'albert-bse-v2'\. Nearest: albert-base-v2"):
         minialbert.load(path, config="albert-bse-v2")
 

@@ -402,16 +402,8 @@ def test_where_huggingface_hub_is_installed_its_cache_is_where_models_go(server,
 
 
 def test_what_huggingface_hub_cannot_get_is_one_line(server, nowhere):
-    for name, more, words in [
-        ("somebody/nothing", {}, "somebody/nothing: config.json cannot be got"),
-        (
-            "albert-base-v2",
-            {"HF_ENDPOINT": "http://127.0.0.1:9"},
-            "albert/albert-base-v2: config.json cannot be got, is there a network?",
-        ),
-    ]:
-        said = with_library(server, nowhere / "home", name, **more)
-        assert said.startswith(f"error: {words}") and "\n" not in said
+    said = with_library(server, nowhere / "home", "somebody/nothing")
+    assert said.startswith("error: somebody/nothing: config.json cannot be got") and "\n" not in said
     like_the_hub(server, "somebody/half", {"config.json": CONFIG}, ())
     assert "no vocabulary there" in with_library(server, nowhere / "home", "somebody/half")
 

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 
-from minialbert.convert.torch_files import Weights, list_safetensors, read_bin, write_safetensors, write_text
+from minialbert.convert.torch_files import (
+    Weights,
+    dtype_word,
+    list_safetensors,
+    read_bin,
+    write_safetensors,
+    write_text,
+)
 from minialbert.errors import CheckpointError, FileError, MiniAlbertError
 from tests.convert.directories import halves, parts_of, put_together, write_index
 
@@ -413,9 +420,21 @@ def test_no_change_in_a_bin_raises_anything_else(changes, legacy, tmp_path):
 # ---- what is written ----
 
 
+def write_all(path, tensors) -> None:
+    listing = {name: (dtype_word(x), list(x.shape)) for name, x in tensors.items()}
+    write_safetensors(path, listing, tensors.__getitem__)
+
+
+def test_what_is_written_is_byte_for_byte_what_the_safetensors_library_writes(tmp_path):
+    tensors = {name: x.contiguous() for name, x in TENSORS.items()}
+    write_all(tmp_path / "ours", tensors)
+    save_file(tensors, tmp_path / "theirs", {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
 def test_what_is_written_the_safetensors_library_reads_with_the_format_pt(tmp_path):
     path = tmp_path / "x.safetensors"
-    write_safetensors(path, TENSORS | {"turned": torch.arange(6.0).view(2, 3).T})
+    write_all(path, TENSORS | {"turned": torch.arange(6.0).view(2, 3).T})
     with safe_open(path, framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
         assert {name: bits(file.get_tensor(name)) for name in TENSORS} == WANT
@@ -426,7 +445,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
     write_text(path, "old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    for write, content in ((write_text, "new"), (write_safetensors, TENSORS)):
+    for write, content in ((write_text, "new"), (write_all, TENSORS)):
         refused(lambda w=write, c=content: w(path, c), "config.json: cannot be written (No space left", kind=FileError)
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
     assert path.read_text() == "old"
@@ -434,5 +453,5 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_directory_that_is_not_there_is_a_line(tmp_path):
     path = tmp_path / "nowhere" / "x.safetensors"
-    refused(lambda: write_safetensors(path, TENSORS), str(path), "cannot be written", kind=FileError)
+    refused(lambda: write_all(path, TENSORS), str(path), "cannot be written", kind=FileError)
     refused(lambda: write_text(path, "x"), str(path), "cannot be written", kind=FileError)
