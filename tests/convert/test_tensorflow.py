@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minialbert.convert import convert
 from minialbert.convert.tf_checkpoint import Checkpoint, find_prefix
 from minialbert.convert.tf_entries import WHOLE, word_of
 from minialbert.convert.tf_writer import write_checkpoint
@@ -249,3 +250,16 @@ def test_the_codes_are_those_of_tensorflow(tf):
     for code in (7, 11, 12, 13, 15, 16, 20, 21, *range(24, 34)):
         assert word_of(code) == tf.as_dtype(code).name
     assert tf.bfloat16.as_datatype_enum == 14
+
+
+@pytest.mark.parametrize("pack", PACKS)
+def test_tensorflow_reads_a_model_that_went_to_hugging_face_and_back(tf, pack, tmp_path):
+    convert(pack, tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "google", to="google")
+    theirs = tf.train.load_checkpoint(str(tmp_path / "google" / "model.ckpt-best"))
+    once = tf.train.load_checkpoint(str(pack / "model.ckpt-best"))
+    names = theirs.get_variable_to_shape_map()
+    kept = {name for name in once.get_variable_to_shape_map() if not name.endswith(("adam_m", "adam_v", "global_step"))}
+    assert set(names) == kept
+    for name in names:
+        assert_same(theirs.get_tensor(name), once.get_tensor(name))
