@@ -139,7 +139,8 @@ def write_google_fields(values: dict[str, Any]) -> dict[str, Any]:
     words |= {"gelu": "gelu"} if bert else dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), "gelu")
     act, eps = values["hidden_act"], values["layer_norm_eps"]
     if act not in words:
-        raise ConfigError(f"hidden_act={act!r}: Google's code has only {', '.join(words)}")
+        hint = "; its weights of v1 want gelu_new, the tanh form: --set hidden_act=gelu_new" if act == "gelu" else ""
+        raise ConfigError(f"hidden_act={act!r}: Google's code has only {', '.join(words)}{hint}")
     if eps != 1e-12:
         raise ConfigError(f"layer_norm_eps={eps:g}: in Google's code it is always 1e-12")
     out = {key: values[key] for key in GOOGLE_KEYS if not (bert and key in ALBERT_ALONE)} | {"hidden_act": words[act]}

@@ -6,7 +6,9 @@ traceback only with --debug); 2: usage. The other files here have the commands, 
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import warnings
 
 from minialbert.cli import files, hub, models, proof, speed, texts
@@ -39,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     given = parser().parse_args(arguments)
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    before = None
+    if threading.current_thread() is threading.main_thread():  # SIGTERM ends a run as an error would: tidily
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return given.run(given) or 0
     except BrokenPipeError:  # the reader of our output has what it wanted
@@ -52,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
         return 1
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def say(line: str) -> None:

@@ -3,10 +3,11 @@
 import argparse
 import dataclasses
 import json
+from typing import Any
 
 from minialbert.convert import Conversion, LoadReport, convert
 from minialbert.convert.conversion import CLASSES, TARGETS
-from minialbert.errors import CheckpointError
+from minialbert.errors import CheckpointError, InputError
 
 KINDS = ("used", "tied", "derived", "ignored", "missing")
 
@@ -24,6 +25,8 @@ def add_commands(commands) -> None:
     turn.add_argument("dst", metavar="DST", help="a directory that is to be made")
     turn.add_argument("--to", choices=TARGETS, default="hf", help="the format to write")
     turn.add_argument("--config", metavar="C", help="a file or an official name, where SRC has no configuration")
+    turn.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
+                      help="a field of the configuration that is to be another; may be given again")  # fmt: skip
     turn.add_argument("--vocabulary", metavar="F", help="a file or directory, where SRC has no vocabulary")
     turn.add_argument("--class", dest="architecture", choices=list(CLASSES),
                       help="for Hugging Face; by default the one that SRC has the head of")  # fmt: skip
@@ -34,13 +37,18 @@ def add_commands(commands) -> None:
 
 
 def run_convert(given: argparse.Namespace) -> int:
+    """Exit 1, with the table as far as it goes, when something is missing or wrong."""
     try:
-        done = convert(given.src, given.dst, to=given.to, config=given.config, vocabulary=given.vocabulary,
-                       architecture=given.architecture, any_vocabulary=given.any_vocabulary)  # fmt: skip
+        done = convert(
+            given.src, given.dst, to=given.to, config=given.config, vocabulary=given.vocabulary,
+            architecture=given.architecture, any_vocabulary=given.any_vocabulary, **changes_of(given.set),
+        )  # fmt: skip
     except CheckpointError as error:
-        if isinstance(error.report, LoadReport):
-            told = {"report": dataclasses.asdict(error.report)}
-            print(json.dumps(told, indent=2) if given.json else table(error.report, given.all))
+        if given.json:
+            report = dataclasses.asdict(error.report) if error.report else None
+            print(json.dumps({"error": str(error), "report": report}, indent=2, ensure_ascii=False))
+        elif error.report:
+            print(table(error.report, given.all))
         raise
     if given.json:
         print(json.dumps(as_dict(done), indent=2, ensure_ascii=False))
@@ -49,11 +57,28 @@ def run_convert(given: argparse.Namespace) -> int:
     print(f"read        {given.src}: {done.source}")
     print(f"written     {done.target}: {len(done.written)} tensors, {done.cls.__name__}")
     print(f"vocabulary  {done.vocabulary}")
+    for note in done.notes:
+        print(f"note        {note}")
     print(f"checked     every tensor has the same numbers; outputs differ by {done.difference:.1e} at most")
     return 0
 
 
-def as_dict(done: Conversion) -> dict:
+def changes_of(settings: list[str]) -> dict[str, Any]:
+    """["hidden_act=relu", "num_labels=3"] as {"hidden_act": "relu", "num_labels": 3}. Raises InputError."""
+    changes = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise InputError(f"--set {setting!r}: expected KEY=VALUE, as hidden_act=gelu_new")
+        try:
+            changes[key] = json.loads(value)
+        except ValueError:
+            changes[key] = value
+    return changes
+
+
+def as_dict(done: Conversion) -> dict[str, Any]:
+    """The same for JSON."""
     return {
         "source": done.source,
         "target": str(done.target),
@@ -62,6 +87,7 @@ def as_dict(done: Conversion) -> dict:
         "report": dataclasses.asdict(done.report),
         "vocabulary": done.vocabulary,
         "written": done.written,
+        "notes": done.notes,
         "difference": done.difference,
     }
 

@@ -59,7 +59,7 @@ def _list(as_json: bool) -> int:
         found = local(name)
         rows.append({
             "name": name, "hub": official.hub, "archive": official.archive, "sha256": official.sha256,
-            "parameters": AlbertConfig(**PRESETS[name]).count_parameters()["model"],
+            "parameters": AlbertConfig(**PRESETS[name]).count_parameters()["pretraining"],
             "weight_bytes": weight_bytes(name), "here": str(found) if found else None,
         })  # fmt: skip
     if as_json:

@@ -48,6 +48,7 @@ def add_commands(commands) -> None:
     )  # fmt: skip
     facts.add_argument("path", metavar="PATH", help="a checkpoint of any kind, or a vocabulary alone")
     facts.add_argument("--name", metavar="NAME", help="the model it is meant to be, if its configuration does not say")
+    facts.add_argument("--all", action="store_true", help="show facts that do not apply, too")
     facts.add_argument("--json", action="store_true")
     facts.set_defaults(run=run_verify)
 
@@ -75,7 +76,7 @@ def run_parity(given: argparse.Namespace) -> int:
 def run_verify(given: argparse.Namespace) -> int:
     """Exit 1 when a fact fails."""
     report = verify(given.path, given.name)
-    print(json.dumps(report.as_dict(), indent=2) if given.json else "\n".join(report.lines()))
+    print(json.dumps(report.as_dict(), indent=2) if given.json else "\n".join(report.lines(given.all)))
     return 0 if report.passed else 1
 
 
@@ -100,8 +101,8 @@ def print_table(report: Report, points: bool) -> None:
         print(f"not compared: {line}")
     wrong = sum(not row.ok for row in report.rows)
     print(f"{len(report.rows)} points, {wrong} past the tolerance; {report.seconds:.1f} s")
-    for finding in report.findings:
-        print(f"differs first: {finding}")
+    for i, finding in enumerate(report.findings):
+        print(f"{'then' if i else 'differs first'}: {finding}")
     if report.ok:
         print("equal")
 

@@ -52,8 +52,8 @@ def load(
     """
     with opened(ref) as source:
         model, _, _ = fill(AlbertModel, source, dtype, config, {})
-        tokenizer = source.tokenizer(vocabulary)
-        check_vocabulary(model.config, tokenizer, source.directory, any_vocabulary)
+        tokenizer = source.tokenizer(vocabulary, model.config)
+        check_vocabulary(model.config, tokenizer, tokenizer.source, any_vocabulary)
     return model, tokenizer
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from minialbert.convert.sstable import stand_in
 from minialbert.errors import CheckpointError, FileError, MiniAlbertError
 
 ENDINGS = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
@@ -33,9 +34,12 @@ def unpack(path: Path, directory: Path) -> None:
     """Writes what a model needs into the directory.
 
     Raises CheckpointError when the archive is damaged, when a member would land outside the directory (by its name or
-    as a link), when two have one name, or when all together are larger than the room that is left.
+    as a link), or when two have one name; FileError when there is not room for all, or the disk fails.
     """
     try:
+        with open(path, "rb") as file:
+            if trouble := stand_in(file.read(64)):
+                raise CheckpointError(f"{path}: {trouble}")
         room = shutil.disk_usage(directory).free
         seen: set[str] = set()
         for name, size, kind, content in _members(path):
@@ -53,7 +57,7 @@ def unpack(path: Path, directory: Path) -> None:
             (directory / target).parent.mkdir(parents=True, exist_ok=True)
             with open(directory / target, "xb") as file:
                 shutil.copyfileobj(content, file, 1 << 20)
-            if file_size(directory / target) != size:
+            if (directory / target).stat().st_size != size:
                 raise CheckpointError(f"{path}: its member {name!r} is cut off; download the archive again")
     except MiniAlbertError:
         raise
@@ -63,12 +67,8 @@ def unpack(path: Path, directory: Path) -> None:
         raise FileError(f"{path}: cannot be unpacked ({error.strerror or _first_line(error)})") from None
 
 
-def file_size(path: Path) -> int:
-    return path.stat().st_size
-
-
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
 
 
 def _members(path: Path) -> Iterator[Member]:

@@ -6,7 +6,7 @@ One tensor is in memory at a time, until the check runs both models, one after t
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,10 @@ from torch import Tensor
 
 import minialbert.heads as heads
 from minialbert.config import AlbertConfig
-from minialbert.convert.filling import empty, fill, find_gaps, missing
+from minialbert.convert.filling import empty, fill, find_gaps, missing, parameters_of
 from minialbert.convert.reading import Contents, LoadReport, check_vocabulary, contents_of, same_numbers
 from minialbert.convert.sources import Source, opened
+from minialbert.convert.tf_checkpoint import is_bundle
 from minialbert.convert.torch_files import dtype_word
 from minialbert.convert.writing import write_hf, write_tensorflow
 from minialbert.errors import CheckpointError, FileError, InputError, NameUnknown, nearest
@@ -50,6 +51,7 @@ class Conversion:
     report: LoadReport
     vocabulary: str = ""  # in words; why there is none, if so
     written: dict[str, str] = field(default_factory=dict)  # name in the target: ours
+    notes: list[str] = field(default_factory=list)  # what a person should know of it
     difference: float = 0.0  # largest between the outputs of the two models
 
 
@@ -82,12 +84,15 @@ def convert(
     if architecture is not None and architecture not in CLASSES:
         raise NameUnknown(f"no class {architecture!r}. Nearest: {nearest(architecture, CLASSES) or ', '.join(CLASSES)}")
     if os.path.lexists(dst) and (not os.path.isdir(dst) or os.listdir(dst)):
-        raise FileError(f"{dst}: is there and not empty; give the name of a directory that is to be made")
+        what = "is there and not empty" if os.path.isdir(dst) else "is a file"
+        raise FileError(f"{dst}: {what}; give the name of a directory that is to be made")
     with opened(src) as source:
         contents = contents_of(source, config, changes)
         done = Conversion(source.kind, dst, _class_of(contents, architecture), contents.config, contents.report)
+        done.notes += _notes(source, contents, architecture)
         try:
             wanted = _wanted(contents, done.cls)
+            contents.check(wanted)
             tokenizer = _vocabulary(source, done, vocabulary, any_vocabulary)
             with _beside(dst) as folder:
                 listing = {ours: _entry(contents, ours) for ours in contents.places}
@@ -104,7 +109,7 @@ def convert(
                     if tokenizer:
                         _write_vocabulary(tokenizer, folder, contents.config)
                 if check:
-                    _check(source, folder, contents, done, wanted, tokenizer)
+                    _check(source, folder, contents, done, wanted, tokenizer, to)
         except CheckpointError as error:
             error.report = contents.report
             raise
@@ -132,20 +137,30 @@ def _class_of(contents: Contents, asked: str | None) -> type:
     said = said.removeprefix("Albert").removeprefix("Bert")
     if said in CLASSES and all(contents.has(head) for head in HEADS_OF[said]):
         return CLASSES[said]
-    return next(CLASSES[name] for name, heads in HEADS_OF.items() if all(contents.has(head) for head in heads))
+    return next(CLASSES[name] for name, has in HEADS_OF.items() if all(contents.has(head) for head in has))
+
+
+def _notes(source: Source, contents: Contents, asked: str | None) -> list[str]:
+    """What a person should know of a source before trusting what becomes of it."""
+    notes = []
+    if contents.has("classifier") and contents.config.num_labels == 1 and asked is None and source.is_google:
+        notes.append("its classifier has one row, a regression; one that chooses (RACE) is --class ForMultipleChoice")
+    if not source.is_google and is_bundle(source.directory):
+        notes.append(f"{source.directory} has a TensorFlow checkpoint too, which was left alone")
+    return notes
 
 
 def _wanted(contents: Contents, cls: type) -> dict[str, Tensor]:
     """Every parameter that the file has and should have, without memory; raises CheckpointError for what is missing."""
-    whole: dict[str, Tensor] = {}
-    for each in (AlbertForSequenceClassification, AlbertForQuestionAnswering, AlbertForPreTraining, cls):
-        model = empty(each, contents)
-        whole |= {name.removeprefix("albert."): p for name, p in model.named_parameters()}
-    find_gaps(contents, {name.removeprefix("albert."): p for name, p in model.named_parameters()})
-    if contents.report.new:
+    own = parameters_of(empty(cls, contents))
+    find_gaps(contents, own)
+    if contents.report.new:  # a head that is asked for; loading would begin one anew
         contents.report.missing, contents.report.new = contents.report.new, []
-        raise missing(contents, len(whole))
-    return whole
+        raise missing(contents, len(own))
+    more: dict[str, Tensor] = {}  # heads on top of those of cls, and a pooler beside a head without one
+    for each in (AlbertForSequenceClassification, AlbertForQuestionAnswering, AlbertForPreTraining):
+        more |= parameters_of(empty(each, contents))
+    return more | own
 
 
 def _entry(contents: Contents, ours: str) -> tuple[str, list[int]]:
@@ -161,10 +176,10 @@ def _vocabulary(source: Source, done: Conversion, given: str | Path | None, any_
         except CheckpointError:
             raise
         except FileError as error:
-            done.vocabulary = str(error)
+            done.vocabulary = source.shown(str(error))
             return None
-    tokenizer = source.tokenizer(given)
-    check_vocabulary(done.config, tokenizer, tokenizer.source.parent, any_size)
+    tokenizer = source.tokenizer(given, done.config)
+    check_vocabulary(done.config, tokenizer, tokenizer.source, any_size)
     done.vocabulary = tokenizer.describe()
     return tokenizer
 
@@ -202,9 +217,10 @@ def _beside(dst: Path) -> Iterator[Path]:
 
 
 def _check(
-    source: Source, folder: Path, contents: Contents, done: Conversion, wanted: dict, tokenizer: Tokenizer | None
-) -> None:
-    """What was written, read again: the same numbers, ids and outputs. Raises CheckpointError."""
+    source: Source, folder: Path, contents: Contents, done: Conversion, wanted: Mapping, tokenizer: Tokenizer | None,
+    to: str,
+) -> None:  # fmt: skip
+    """What was written, read again: the same numbers, ids, configuration and outputs. Raises CheckpointError."""
     with opened(folder) as target:
         again = contents_of(target, None, {})
         model = fill(done.cls, source, "auto", contents.config, {})[0]
@@ -214,10 +230,11 @@ def _check(
             x = own[ours].detach() if as_stored else contents.read(ours, wanted)
             if ours in again.places and same_numbers(x, again.read(ours, wanted)):
                 continue
-            if not ours.startswith("embeddings.projection."):  # an identity, which has no place in Google's files
+            if ours in again.places or not ours.startswith("embeddings.projection."):  # an identity need not be there
                 raise CheckpointError(f"{done.target}: {ours} came back with other numbers; is the disk sound?")
         if tokenizer and _ids(load_tokenizer(folder)) != _ids(tokenizer):
             raise CheckpointError(f"{done.target}: the vocabulary came back with other ids; this is a mistake of ours")
+        _check_config(done, contents.config, again.config, to)
         before = _outputs(model)
         del model, own, x  # one model at a time
         after = _outputs(fill(done.cls, target, "auto", None, {})[0])
@@ -228,6 +245,18 @@ def _check(
                 f"{done.target}: outputs differ by {done.difference:.1e} from those of the source, allowed is "
                 f"{TOLERANCE:g}; this is a mistake of ours"
             )
+
+
+def _check_config(done: Conversion, before: AlbertConfig, after: AlbertConfig, to: str) -> None:
+    """The configuration must have come back; of what Google's files have no place for, a note is made."""
+    was, now = ({k: v for k, v in c.to_json().items() if k not in c.extra} for c in (before, after))
+    different = [key for key in was if was[key] != now.get(key) and key not in ("label2id", "project_embeddings")]
+    if to == "google" and before.to_google_json() == after.to_google_json():
+        if different:
+            done.notes.append(f"not kept, for Google's files have no place for it: {', '.join(different)}")
+    elif different:
+        key = different[0]
+        raise CheckpointError(f"{done.target}: {key} was {was[key]!r} and came back as {now.get(key)!r}; our mistake")
 
 
 def _ids(tokenizer: Tokenizer) -> list[list[int]]:

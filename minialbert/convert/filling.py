@@ -48,7 +48,7 @@ def fill(
         raise InputError(f"dtype={dtype!r} must be a floating-point torch.dtype or 'auto'")
     contents = contents_of(source, config, changes)
     model = empty(cls, contents)
-    wanted = {name.removeprefix("albert."): p for name, p in model.named_parameters()}
+    wanted = parameters_of(model)
     why_new = _why_no_classifier(cls, contents.saved, contents.config)
     _leave_out(cls, wanted, contents, why_new)
     state = {ours: contents.read(ours, wanted) for ours in wanted if ours in contents.places}
@@ -70,6 +70,11 @@ class _NoNumbers(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         filling = getattr(function, "__module__", None) == "torch.nn.init" and function.__name__.endswith("_")
         return None if filling else function(*args, **(kwargs or {}))
+
+
+def parameters_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter by our name, which says nothing of the encoder's place under a head."""
+    return {name.removeprefix("albert."): p for name, p in model.named_parameters()}
 
 
 def empty(cls: Any, contents: Contents) -> nn.Module:
@@ -121,11 +126,13 @@ def find_gaps(contents: Contents, wanted: Mapping[str, Tensor]) -> None:
 def missing(contents: Contents, count: int) -> CheckpointError:
     """The error for parameters that a file should have, of `count` in all."""
     report, weights = contents.report, contents.weights
+    report.used |= {theirs[0]: ours for ours, theirs in contents.places.items()}
     some = ", ".join(report.missing[:4]) + (", ..." if len(report.missing) > 4 else "")
+    encoder = any(contents.has(ours.split(".")[0]) or ours.split(".")[0] not in HEADS for ours in report.missing)
     return CheckpointError(
         f"{weights.place}: {len(report.missing)} of {count} tensors missing: {some}. "
         f"The file has {len(weights.listing)}, of which {len(contents.places)} have a place; "
-        "is the configuration of another model, or the file not whole?"
+        + ("it has no such head" if not encoder else "is the configuration of another model, or the file not whole?")
     )
 
 

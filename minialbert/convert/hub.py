@@ -276,10 +276,12 @@ def _https(repository: str, place: Path, progress: bool, replace: bool) -> Calla
 def _library(hub: str) -> Callable[[str], Path | None] | None:
     """Files by way of huggingface_hub, in its cache; None where it is not installed."""
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, logging
         from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         return None
+
+    logging.set_verbosity_error()  # its retries; the error says enough
 
     def get(file: str) -> Path | None:
         try:

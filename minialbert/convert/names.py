@@ -1,4 +1,4 @@
-"""One table: our name of every tensor, Hugging Face's and Google's, for ALBERT and BERT. Only here are others' known.
+"""One table: our name of every tensor, Hugging Face's and Google's; no other file knows what others call things.
 
 Hugging Face's names of the trunk stand without the prefix "albert." or "bert.", which files have or lack. Kernels of
 Google's are [in, out], ours and Hugging Face's [out, in]: names that end in /kernel are transposed, nothing else is.

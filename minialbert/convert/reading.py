@@ -17,7 +17,7 @@ from torch import Tensor
 import minialbert.convert.names as names
 from minialbert.config import PRESETS, AlbertConfig
 from minialbert.convert.google_files import GoogleWeights
-from minialbert.convert.sources import Source
+from minialbert.convert.sources import Source, config_in
 from minialbert.convert.torch_files import FLOATS, Weights
 from minialbert.errors import CheckpointError, FileError, NameUnknown, nearest
 from minialbert.tokenizers import Tokenizer
@@ -30,7 +30,7 @@ HEADS = {  # what may be missing from a file, or be left over in it: the first p
 
 @dataclass
 class LoadReport:
-    """What became of every tensor: names of the file, and of ours for `missing` and `new`."""
+    """What became of every tensor: names of the file, and ours for `missing`, for `new`, and for blocks that grew."""
 
     used: dict[str, str] = field(default_factory=dict)  # theirs: ours
     tied: list[str] = field(default_factory=list)  # a second copy of the word table or of the output bias
@@ -57,6 +57,12 @@ class Contents:
     def has(self, head: str) -> bool:
         """Whether the file has a head, by the first part of our names."""
         return any(ours.split(".")[0] == head for ours in self.places)
+
+    def check(self, wanted: Mapping[str, Tensor]) -> None:
+        """Shapes and dtypes, before anything is read. Raises CheckpointError."""
+        for ours, theirs in self.places.items():
+            for name in theirs:
+                _check_fit(self.weights, name, ours, wanted[ours], self.config)
 
     def read(self, ours: str, wanted: Mapping[str, Tensor]) -> Tensor:
         """The tensor for one of our names; where the file has several for it, they must be equal.
@@ -106,16 +112,20 @@ def _config(source: Source, given: str | Path | AlbertConfig | None) -> AlbertCo
     if isinstance(given, AlbertConfig):
         return given
     if given is not None:
-        if os.path.isfile(given):
+        if os.path.isdir(given):
+            given = config_in(Path(given))
+        if os.path.isfile(given) or Path(given).suffix == ".json":
             return AlbertConfig.from_json(given)
         preset = AlbertConfig.preset(str(given))
         if source.is_google and preset.model_type == "albert" and preset.hidden_act == "gelu":
-            return replace(preset, hidden_act="gelu_new")  # presets have the hub's words; Google's weights the tanh form
+            return replace(
+                preset, hidden_act="gelu_new"
+            )  # presets have the hub's words; Google's weights the tanh form
         return preset
     if not source.config.is_file():
         raise FileError(
             f"{source.config}: no such file; the sizes of a model stand in its configuration. Copy it there, or give "
-            "another file or an official name as config= (--config)"
+            "another file or an official name: convert --config, or load(..., config=...)"
         )
     return AlbertConfig.from_json(source.config)
 
@@ -249,7 +259,7 @@ def check_vocabulary(config: AlbertConfig, tokenizer: Tokenizer, where: Path, an
     if have > rows or (padded < rows and not any_vocabulary):
         raise CheckpointError(
             f"{where}: the vocabulary has {have} entries, the word table {rows} rows; they do not belong together. "
-            + ("Find the right vocabulary" if have > rows else "If they do: load(..., any_vocabulary=True)")
+            + ("Find the right one" if have > rows else "If they do: --any-vocabulary, load(..., any_vocabulary=True)")
         )
     if config.pad_token_id is not None and config.pad_token_id != tokenizer.pad_id:
         raise CheckpointError(

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from minialbert.config import AlbertConfig
 from minialbert.convert.archives import is_archive, unpack
 from minialbert.convert.google_files import GoogleWeights
 from minialbert.convert.hub import local, where_to_get
 from minialbert.convert.tf_checkpoint import find_prefix, is_bundle
-from minialbert.convert.torch_files import Weights, holds_weights
+from minialbert.convert.torch_files import Weights, holds_weights, nothing_to_read
 from minialbert.errors import CheckpointError, FileError, MiniAlbertError
 from minialbert.tokenizers import Tokenizer, load_tokenizer
 
@@ -40,13 +41,29 @@ class Source:
         """The tensors, listed; raises FileError or CheckpointError."""
         return GoogleWeights(self.weights_path) if self.is_google else Weights(self.weights_path)
 
-    def tokenizer(self, vocabulary: str | Path | None = None, **settings: Any) -> Tokenizer:
-        """The tokenizer beside the weights, or of a vocabulary elsewhere; settings and errors as in load_tokenizer."""
-        tokenizer = load_tokenizer(vocabulary or self.directory, **settings)
-        if self.unpacked and vocabulary is None:
-            archive, folder = self.unpacked
-            tokenizer.source = archive / tokenizer.source.relative_to(folder)
+    def tokenizer(
+        self, vocabulary: str | Path | None = None, config: AlbertConfig | None = None, **settings: Any
+    ) -> Tokenizer:
+        """The tokenizer beside the weights, or of a vocabulary elsewhere; settings and errors as in load_tokenizer.
+
+        With a configuration no text is taken for longer than the model has positions.
+        """
+        try:
+            tokenizer = load_tokenizer(vocabulary or self.directory, **settings)
+        except CheckpointError:
+            raise
+        except FileError as error:  # a cache that somebody filled with the weights alone
+            more = "" if os.path.exists(self.ref) else f"; complete it: minialbert download {self.ref}"
+            raise FileError(f"{error}{more}") from None
+        if config is not None and "model_max_length" not in settings:
+            longest = tokenizer.model_max_length or config.max_position_embeddings
+            tokenizer.model_max_length = min(longest, config.max_position_embeddings)
+        tokenizer.source = Path(self.shown(str(tokenizer.source)))
         return tokenizer
+
+    def shown(self, text: str) -> str:
+        """A message as the user should see it: with the name of the archive, not of the folder it was unpacked to."""
+        return text.replace(str(self.unpacked[1]), str(self.unpacked[0])) if self.unpacked else text
 
     @property
     def is_native(self) -> bool:
@@ -65,6 +82,8 @@ def opened(ref: str | Path | None) -> Iterator[Source]:
             "no model given, and none ships with this version yet: give a directory, archive or checkpoint, "
             "as --model PATH or minialbert.load(PATH)"
         )
+    if not str(ref):
+        raise FileError("the name of the model is empty; is a variable not set?")
     path = Path(ref)
     if not os.path.exists(path):  # not path.exists(), which raises for a name too long and for a closed folder above
         if _is_prefix(path):
@@ -72,7 +91,7 @@ def opened(ref: str | Path | None) -> Iterator[Source]:
             return
         found = local(str(ref))
         if found is None:
-            raise FileError(f"{ref}: no such file or directory; {where_to_get(str(ref))}")
+            raise FileError(f"{ref}: no such file or directory; {_what_then(str(ref))}")
         path = found
     if os.path.isdir(path):
         archive = _only_archive(path)
@@ -86,10 +105,20 @@ def opened(ref: str | Path | None) -> Iterator[Source]:
             try:
                 yield replace(_directory(Path(folder), str(ref)), unpacked=(path, Path(folder)))
             except MiniAlbertError as error:
-                error.args = (str(error).replace(folder, str(path)),)  # the user knows the archive, not our folder
+                error.args = (str(error).replace(folder, str(path)),)  # as Source.shown has it
                 raise
     else:
         yield _file(path, str(ref))
+
+
+def _what_then(ref: str) -> str:
+    """What to do about what is not there: the nearest files of a path, or how to get the model of a name."""
+    above = os.path.dirname(ref.rstrip("/"))
+    if above and os.path.isdir(above):
+        return f"{above} has {', '.join(sorted(os.listdir(above))[:8]) or 'no files'}"
+    if ref.startswith((".", "/", "~")) or ref.count("/") > 1:
+        return f"there is no {above} either" if above else "expected a path, or the name of a model"
+    return where_to_get(ref)
 
 
 def _is_prefix(path: Path) -> bool:
@@ -105,7 +134,7 @@ def _file(path: Path, ref: str) -> Source:
     if path.name.endswith(".index.json"):
         return _directory(path.parent, ref)
     if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
-        return Source(ref, "file of tensors", path.parent, _config_in(path.parent), path)
+        return Source(ref, "file of tensors", path.parent, config_in(path.parent), path)
     raise FileError(
         f"{path}: is no file of weights by its name; expected .safetensors, .bin, an archive (.tar.gz, .zip), "
         "a TensorFlow checkpoint (.index) or a directory with one of them"
@@ -122,24 +151,25 @@ def _directory(path: Path, ref: str, depth: int = 2) -> Source:
         for folder in sorted(p for p in _listed(path) if p.is_dir() and not p.name.startswith((".", "__"))):
             try:
                 inside.append(_directory(folder, ref, depth - 1))
-            except FileError as error:
-                if isinstance(error, CheckpointError):
-                    raise
+            except CheckpointError:
+                raise
+            except FileError:  # nothing in this one
+                pass
     if len(inside) > 1:
         names = ", ".join(str(source.weights_path.relative_to(path)) for source in inside)
         raise CheckpointError(f"{path}: holds {len(inside)} models ({names}); give the path of one")
     if not inside:
-        Weights(path)  # raises: it tells what it looked for and what there is
+        raise nothing_to_read(path)
     return inside[0]
 
 
 def _here(path: Path, ref: str) -> Source | None:
     """The model in a directory itself."""
     if holds_weights(path):
-        return Source(ref, "Hugging Face directory", path, _config_in(path), path)
+        return Source(ref, "Hugging Face directory", path, config_in(path), path)
     if os.path.isfile(path / "variables" / "variables.index"):
         assets = path / "assets" if os.path.isdir(path / "assets") else path
-        return Source(ref, "hub module", assets, _config_in(assets, path), path / "variables" / "variables", True)
+        return Source(ref, "hub module", assets, config_in(assets, path), path / "variables" / "variables", True)
     return _bundle(path, ref) if is_bundle(path) else None
 
 
@@ -148,11 +178,11 @@ def _bundle(path: Path, ref: str) -> Source:
     if prefix.parent.name == "variables" and prefix.name == "variables":
         assets = prefix.parent.parent / "assets"
         if assets.is_dir():
-            return Source(ref, "hub module", assets, _config_in(assets, prefix.parent.parent), prefix, True)
-    return Source(ref, "TensorFlow checkpoint", prefix.parent, _config_in(prefix.parent), prefix, True)
+            return Source(ref, "hub module", assets, config_in(assets, prefix.parent.parent), prefix, True)
+    return Source(ref, "TensorFlow checkpoint", prefix.parent, config_in(prefix.parent), prefix, True)
 
 
-def _config_in(*directories: Path) -> Path:
+def config_in(*directories: Path) -> Path:
     """The configuration by one of its names; the first name where there is none, for the error that comes."""
     every = [directory / name for directory in directories for name in CONFIGS]
     return next((path for path in every if os.path.isfile(path)), every[0])

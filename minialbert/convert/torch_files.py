@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minialbert.errors import CheckpointError, FileError
+from minialbert.errors import CheckpointError, FileError, MiniAlbertError
 
 Listing = dict[str, tuple[str, list[int]]]  # name: (dtype in the words of safetensors, shape)
 FLOATS = ("F64", "F32", "F16", "BF16")  # what parameters can be
@@ -126,6 +126,8 @@ def read_bin(path: Path) -> dict[str, Tensor]:
     if not first:
         raise CheckpointError(f"{path}: empty file; download it again")
     _refuse_stand_in(path, first)
+    if first[7:8] == b"\0" and path.read_bytes()[8:9] == b"{":
+        raise CheckpointError(f"{path}: is safetensors by its content; rename it to .safetensors")
     if not first.startswith((b"PK", b"\x80")):  # a zip, or a pickle as torch wrote them before
         raise CheckpointError(f"{path}: not a torch file, it begins with {first!r}; download it again")
     try:
@@ -252,11 +254,18 @@ def _choose(directory: Path) -> tuple[list[Path], dict[str, str]]:
         if index_path.is_file():
             index = _read_index(index_path)
             return [directory / shard for shard in sorted(set(index.values()))], index
-    here = sorted(p.name for p in directory.iterdir())
-    unread = [name for name in here if name in _UNREAD]
-    if unread:
-        raise FileError(f"{directory}: holds only {', '.join(unread)}, which is not read; get its model.safetensors")
-    raise FileError(
+    raise nothing_to_read(directory)
+
+
+def nothing_to_read(directory: Path) -> FileError:
+    """The error for a directory without weights: what was looked for, and what there is."""
+    here = sorted(os.listdir(directory))
+    if unread := [name for name in here if name in _UNREAD]:
+        return FileError(f"{directory}: holds only {', '.join(unread)}, which is not read; get its model.safetensors")
+    if data := [name for name in here if ".data-" in name]:
+        index = f"{data[0].partition('.data-')[0]}.index"
+        return FileError(f"{directory}: {data[0]} is here, but not {index}, which says what is in it; copy it too")
+    return FileError(
         f"{directory}: no model.safetensors or pytorch_model.bin, whole or with an index, no TensorFlow checkpoint, "
         f"among {', '.join(here[:8]) or 'no files at all'}"
     )
@@ -286,6 +295,8 @@ def _whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except MiniAlbertError:  # of the source that is being read for this
+        raise
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:

@@ -13,7 +13,7 @@ import minialbert.convert.names as names
 from minialbert.config import AlbertConfig
 from minialbert.convert.google_files import write_google
 from minialbert.convert.torch_files import Listing, dtype_word, torch_dtype, write_safetensors, write_text
-from minialbert.errors import CheckpointError, FileError
+from minialbert.errors import CheckpointError, ConfigError, FileError
 from minialbert.model import AlbertModel
 
 if TYPE_CHECKING:
@@ -94,7 +94,10 @@ def write_tensorflow(
     """
     make_directory(directory)
     prefix, config_name = CHECKPOINTS[config.model_type]
-    text = json.dumps(config.to_google_json(), indent=2)
+    try:
+        text = json.dumps(config.to_google_json(), indent=2)
+    except ConfigError as error:
+        raise ConfigError(f"this model cannot be written for Google's code: {error}") from None
     theirs = {name: ours for name, ours in names.expand(config, "google").items() if ours in listing}
     if config.embedding_size == config.hidden_size:
         for name in [name for name, ours in theirs.items() if ours.startswith("embeddings.projection.")]:

@@ -1,10 +1,13 @@
 """convert on the command line: the table, the exit status, what scripts read."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from minialbert import AlbertForPreTraining
 from minialbert.cli import main
 from minialbert.cli.files import table
 from minialbert.convert import LoadReport
@@ -74,6 +77,38 @@ def test_back_and_forth_on_the_command_line_is_bit_equal(run, tmp_path):
     assert status == 0 and run("embed", "word1 word2", "--model", tmp_path / "google")[1] == out
     assert run("tokenize", "word1", "--model", archive)[1] == run("tokenize", "word1", "--model", tmp_path / "hf")[1]
     assert run("inspect", archive)[1].startswith(f"{archive}: TensorFlow checkpoint, albert, V=31 E=7")
+
+
+def test_a_field_of_the_configuration_can_be_set(run, tmp_path):
+    config = tiny_config(hidden_act="gelu")
+    AlbertForPreTraining(config).save_pretrained(tmp_path / "v1")
+    status, _, err = run("convert", tmp_path / "v1", tmp_path / "out", "--to", "google")
+    assert status == 1 and "--set hidden_act=gelu_new" in err and not (tmp_path / "out").exists()
+    assert run("convert", tmp_path / "v1", tmp_path / "out", "--to", "google", "--set", "hidden_act=gelu_new")[0] == 0
+    assert json.loads((tmp_path / "out" / "albert_config.json").read_text())["hidden_act"] == "gelu"
+    for words, setting in (("expected KEY=VALUE", "hidden_act"), ("hidden_acts is no field", "hidden_acts=relu")):
+        status, _, err = run("convert", tmp_path / "v1", tmp_path / "other", "--set", setting)
+        assert status == 1 and words in err
+
+
+def test_an_error_is_in_what_scripts_read(run, tmp_path):
+    status, out, err = run("convert", PACK, tmp_path / "out", "--class", "ForQuestionAnswering", "--json")
+    told = json.loads(out)
+    assert status == 1 and told["error"] in err and told["report"]["missing"] == ["qa.weight", "qa.bias"]
+    assert len(told["report"]["used"]) == 32 and "it has no such head" in err
+
+
+def test_a_run_that_is_asked_to_end_leaves_nothing_behind(tmp_path):
+    code = f"""
+import os, signal, sys
+import minialbert.convert.writing as writing
+from minialbert import AlbertForPreTraining
+from minialbert.cli import main
+writing.write_text = lambda path, text: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(main(["convert", {str(PACK)!r}, {str(tmp_path / "out")!r}]))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 143
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_list_is_cut_unless_all_is_asked_for():

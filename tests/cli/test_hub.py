@@ -74,13 +74,13 @@ def test_list_names_every_official_model(run, server):
     rows = [line.split() for line in out.splitlines()]
     assert status == 0 and [row[0] for row in rows[1:]] == list(PRESETS)
     by_name = {row[0]: row for row in rows}
-    assert by_name["albert-base-v2"][1:5] == ["hub", "11,683,584", "47", "MB"]
+    assert by_name["albert-base-v2"][1:5] == ["hub", "11,813,810", "47", "MB"]
     assert by_name["albert-base-v2"][5].endswith("cache/albert-base-v2") and by_name["albert-base-v1"][5] == "-"
     assert by_name["albert-xxlarge-zh"][1] == "archive"
     status, out, _ = run("download", "--list", "--json")
     rows = json.loads(out)
     assert status == 0 and [row["name"] for row in rows] == list(PRESETS)
-    assert rows[4]["hub"] == "albert/albert-base-v2" and rows[4]["sha256"] is None and rows[4]["parameters"] == 11683584
+    assert rows[4]["hub"] == "albert/albert-base-v2" and rows[4]["sha256"] is None and rows[4]["parameters"] == 11813810
 
 
 def test_errors_are_one_line_and_exit_1(run, server, monkeypatch):

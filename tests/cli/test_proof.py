@@ -71,7 +71,7 @@ def test_a_difference_is_exit_1_and_the_last_line_names_point_and_cause(director
     last = err.splitlines()[-1]
     assert last.startswith(f"error: {directory} differs, first in weights: encoder.attentions.0.query.{{weight,bias}}")
     assert last.endswith("swapped with encoder.attentions.0.key; seen in the forward first at attention.q, layer 1")
-    assert "differs first: attention.q, layer 1" in out and "every point agrees" in out
+    assert "then: attention.q, layer 1" in out and "every point agrees" in out
     assert "NO" in out and "\nequal" not in out
 
 

@@ -134,7 +134,7 @@ BROKEN = {  # what is given (release: a good directory, tmp: an empty one) and w
     "one bit of a zip changed": (lambda r, tmp: flip(write_archive(tmp / "a.zip", r), 0.4), "not a whole archive"),
     "empty archive file": (lambda r, tmp: written(tmp / "a.tar.gz", b""), "not a whole archive"),
     "a page called an archive": (
-        lambda r, tmp: written(tmp / "a.tar.gz", "<!DOCTYPE html><html>404</html>"), "not a whole archive"),
+        lambda r, tmp: written(tmp / "a.tar.gz", "<!DOCTYPE html><html>404</html>"), "a web page, not the file"),
     "compressed, but no archive": (
         lambda r, tmp: written(tmp / "a.tar.gz", gzip.compress(b"text " * 1000)), "not a whole archive"),
     "archive without a model": (

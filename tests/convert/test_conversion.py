@@ -15,6 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import minialbert
+import minialbert.convert.conversion as conversion
 from minialbert import AlbertForPreTraining, AlbertForQuestionAnswering, AlbertForSequenceClassification, AlbertModel
 from minialbert.config import PRESETS, AlbertConfig
 from minialbert.convert import LoadReport, as_directory, convert, load_model, names
@@ -387,7 +388,8 @@ def test_fine_tuned_heads_of_google_become_those_of_hugging_face(family, scope, 
 def test_one_row_of_a_classifier_is_a_regression_unless_a_choice_is_asked_for(tmp_path):
     config = tiny_config()
     path = write_release(tmp_path / "stsb", fine_tuned(config, head_of("", 1)), config)
-    assert convert(path, tmp_path / "a").cls is AlbertForSequenceClassification
+    done = convert(path, tmp_path / "a")
+    assert done.cls is AlbertForSequenceClassification and "--class ForMultipleChoice" in done.notes[0]
     assert convert(path, tmp_path / "b", architecture="ForMultipleChoice").cls.__name__ == "AlbertForMultipleChoice"
     assert AlbertForSequenceClassification.from_pretrained(path).config.num_labels == 1
 
@@ -468,8 +470,8 @@ def test_arguments_that_mean_nothing_are_refused(tmp_path):
         convert(GOLDEN / PACKS[0], tmp_path / "out", architecture="ForMaskedLm")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    for taken in (tmp_path / "full", tmp_path / "full" / "file"):
-        with pytest.raises(FileError, match="is there and not empty"):
+    for taken, why in ((tmp_path / "full", "is there and not empty"), (tmp_path / "full" / "file", "is a file")):
+        with pytest.raises(FileError, match=why):
             convert(GOLDEN / PACKS[0], taken)
     with pytest.raises(FileError, match="cannot be made"):
         convert(GOLDEN / PACKS[0], tmp_path / "full" / "file" / "below")
@@ -521,6 +523,79 @@ def test_the_archive_of_a_bert_is_one(tmp_path):
     assert tokenizer("word1").input_ids.tolist() == [[2, 6, 3]]
     done = convert(archive, tmp_path / "hf")
     assert done.config.is_bert_shaped and "bert.encoder.layer.3.output.dense.weight" in done.written
+
+
+def test_damage_found_on_the_way_is_the_sources_and_has_the_report(tmp_path):
+    config = tiny_config()
+    path = write_release(tmp_path / "src", google_variables(config), config)
+    data = path / "model.ckpt-best.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    for to in ("hf", "google"):
+        with pytest.raises(CheckpointError, match="wrong checksum of") as caught:
+            convert(path, tmp_path / "out", to=to)
+        assert str(caught.value).startswith(str(data)) and isinstance(caught.value.report, LoadReport)
+        assert_nothing_left(tmp_path)
+
+
+def test_no_text_is_taken_for_longer_than_the_model_has_positions(tmp_path):
+    config = tiny_config(max_position_embeddings=16)
+    path = write_release(tmp_path / "src", google_variables(config), config)
+    assert minialbert.load(path)[1].model_max_length == 16
+    convert(path, tmp_path / "hf")
+    assert minialbert.load(tmp_path / "hf")[1].model_max_length == 16
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "hf")
+    batch = theirs("word1 " * 50, truncation=True, return_tensors="pt")
+    assert model(**batch).last_hidden_state.shape[1] == 16
+
+
+MISTAKES = {  # of a writer, and what the check at the end must say
+    "a number of the projection": (
+        "model.safetensors", "embeddings.projection.bias came back", "embedding_hidden_mapping_in.bias"),
+    "a number of a layer": ("model.safetensors", "came back with other numbers", "ffn_output.bias"),
+    "the number of layers": ("config.json", "num_hidden_layers was 6 and came back as 7", '"num_hidden_layers": 6'),
+    "a rate of dropout": ("config.json", "hidden_dropout_prob was 0.0 and came", '"hidden_dropout_prob": 0.0'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_check_at_the_end_finds_what_was_written_wrong(mistake, tmp_path, monkeypatch):
+    file, words, what = MISTAKES[mistake]
+    write = conversion.write_hf
+
+    def write_wrong(directory, *rest):
+        written = write(directory, *rest)
+        if file == "config.json":
+            text = (directory / file).read_text()
+            key, _, _ = what.partition(": ")
+            (directory / file).write_text(text.replace(what, f"{key}: {0.7 if 'dropout' in key else 7}"))
+        else:
+            tensors = load_file(directory / file)
+            name = next(name for name in tensors if name.endswith(what))
+            tensors[name][0] += 1e-6
+            save_file(tensors, directory / file, {"format": "pt"})
+        return written
+
+    monkeypatch.setattr(conversion, "write_hf", write_wrong)
+    config = tiny_config()
+    path = write_release(tmp_path / "src", google_variables(config), config)
+    with pytest.raises(CheckpointError) as caught:
+        convert(path, tmp_path / "out")
+    assert words in str(caught.value).replace("0.7", "7")
+    assert_nothing_left(tmp_path)
+    assert convert(path, tmp_path / "out", check=False).target.is_dir()
+
+
+def test_what_the_other_format_cannot_hold_is_told(tmp_path):
+    head = fine_tuned(tiny_config(), head_of("", 3))
+    path = write_release(tmp_path / "src", head, tiny_config())
+    assert convert(path, tmp_path / "hf", id2label={0: "bad", 1: "so", 2: "good"}).notes == []
+    done = convert(tmp_path / "hf", tmp_path / "google", to="google")
+    assert done.notes == ["not kept, for Google's files have no place for it: id2label"]
+    both = write_released(write_release(tmp_path / "both", google_variables(tiny_config()), tiny_config()))
+    assert "has a TensorFlow checkpoint too" in convert(both, tmp_path / "one").notes[0]
 
 
 def test_a_kill_in_the_middle_leaves_no_directory_that_looks_whole(tmp_path):

@@ -65,6 +65,12 @@ def test_an_official_name_is_what_lies_on_this_machine(place, name, tmp_path):
     assert minialbert.AlbertForPreTraining.from_pretrained(name).config == model.config
 
 
+def test_an_empty_name_is_not_the_current_directory(here):
+    with_vocabulary(write_released(here))
+    with pytest.raises(FileError, match="the name of the model is empty"):
+        minialbert.load("")
+
+
 def test_a_path_is_meant_before_a_name(tmp_path, here):
     with_vocabulary(write_released(tmp_path / "home/.cache/minialbert/albert-base-v2"))
     write_released(here / "albert-base-v2", "bert")
@@ -78,7 +84,9 @@ def test_a_path_is_meant_before_a_name(tmp_path, here):
         ("albert-base-v2", "no such file or directory; get it: minialbert download albert-base-v2"),
         ("albert-bse-v2", "no official model is called 'albert-bse-v2'. Nearest: albert-base-v2"),
         ("somebody/albert", "if this is a model on the hub: minialbert download somebody/albert"),
-        ("./nothing/here", "no official model is called './nothing/here'"),
+        ("./nothing/here", "there is no ./nothing either"),
+        ("../here/model.ckpt", "../here has no files"),
+        ("/no/such/place", "there is no /no/such either"),
     ],
 )
 def test_a_name_that_is_not_here_says_what_to_run(name, words):

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import minialbert
+from minialbert import AlbertForPreTraining
 from minialbert.config import AlbertConfig
 from minialbert.convert import names
-from minialbert.errors import FileError, InputError
+from minialbert.errors import FileError, InputError, MiniAlbertError
 from minialbert.model import ACTIVATIONS
 from minialbert.tools.parity import parity
 from minialbert.tools.parity.diagnose import relation
@@ -573,3 +574,41 @@ def test_a_tolerance_of_ones_own_takes_the_place_of_both(tmp_path):
     source = saved(tmp_path, tiny_config(num_hidden_layers=2))
     assert not parity(source, tolerance=1e-12, gradients=False).ok  # float32 is not that near
     assert parity(source, tolerance=1e-12, dtype="float64", gradients=False).ok
+
+
+def test_models_of_other_sizes_are_told_apart_without_running_them(tmp_path):
+    for a, b in ((31, 40), (40, 31)):
+        for size in (a, b):
+            AlbertForPreTraining(tiny_config(vocab_size=size)).save_pretrained(tmp_path / f"{size}")
+        report = parity(tmp_path / f"{a}", against=tmp_path / f"{b}", gradients=False)
+        assert not report.ok and f"vocab_size is {a} here, {b} there" in str(report.findings[0])
+        assert f"forward: not run, embeddings.word.weight is [{a}, 7] here, [{b}, 7] there" in " ".join(report.skipped)
+    with pytest.raises(MiniAlbertError, match="no such file or directory"):
+        parity(tmp_path / "31", against=tmp_path / "nowhere")
+
+
+def test_a_layer_that_one_side_alone_has_is_named_as_such(tmp_path):
+    for layers in (3, 4):
+        torch.manual_seed(0)
+        AlbertForPreTraining(tiny_config(num_hidden_layers=layers)).save_pretrained(tmp_path / f"{layers}")
+    report = parity(tmp_path / "3", against=tmp_path / "4", dtype="float64", gradients=False)
+    causes = [finding.cause for finding in report.findings if finding.row.section == "forward"]
+    assert causes == ["ours never comes to this point"]
+    report = parity(tmp_path / "4", against=tmp_path / "3", dtype="float64", gradients=False)
+    causes = [finding.cause for finding in report.findings if finding.row.section == "forward"]
+    assert causes and "chance" not in causes[0]
+
+
+def test_a_pack_of_another_size_is_told_and_not_run(tmp_path):
+    AlbertForPreTraining(tiny_config()).save_pretrained(tmp_path / "other")
+    report = parity(tmp_path / "other", against=("google-pack", GOLDEN / "google-v2-tiny"))
+    assert not report.ok and "forward: not run" in " ".join(report.skipped)
+
+
+def test_a_pickle_that_would_run_code_is_refused_before_the_library_sees_it(tmp_path):
+    AlbertForPreTraining(tiny_config()).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(MiniAlbertError) as caught:
+        parity(tmp_path)
+    assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from minialbert.convert import convert
 from minialbert.errors import CheckpointError, FileError, NameUnknown
 from minialbert.heads import (
     AlbertForMaskedLM,
+    AlbertForPreTraining,
     AlbertForQuestionAnswering,
     AlbertForSequenceClassification,
     AlbertForTokenClassification,
@@ -625,3 +626,21 @@ def test_every_source_of_facts_stands_in_the_page_about_weights():
         assert source in text and any(source in fact.source for fact in FACTS)
     for link in re.findall(r"\]\((\S+)\)", text):
         assert (ROOT / "weights" / link).exists(), link
+
+
+def test_a_model_about_whose_numbers_nothing_is_published_is_said_to_be_unproven(tmp_path):
+    config = AlbertConfig.preset("albert-base-v1")
+    report = verify(config_alone(tmp_path, config))
+    assert report.passed and "unproven" not in report.lines()[-1]  # there are no weights at all
+    AlbertForPreTraining(config).save_pretrained(tmp_path / "random")
+    report = verify(tmp_path / "random")
+    assert report.passed and report.lines()[-1].endswith("the weights themselves are unproven")
+    assert "nothing is published about the weights of albert-base-v1" in str(report.checks[-1])
+    short = report.lines(everything=False)
+    assert len(short) < len(report.lines()) and not any("made for albert-base-v2" in line for line in short)
+
+
+def config_alone(directory: Path, config: AlbertConfig) -> Path:
+    (directory / "alone").mkdir()
+    (directory / "alone" / "config.json").write_text(json.dumps(config.to_json()))
+    return directory / "alone"

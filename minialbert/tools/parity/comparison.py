@@ -19,6 +19,10 @@ from minialbert.tools.parity.sides import Point, Points, farthest, order
 from minialbert.tools.parity.verdict import SECTIONS, Finding, Report, Row
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}  # in this order: float32 is measured against float64
+ALONE = {  # other ways to the last hidden state, which differ though every point before agrees
+    "packed": "packed.py alone; model.py agrees",
+    "sdpa": "the fused attention alone; the written-out agrees",
+}
 NONE_TRIED = "none of the tried explains it"
 
 
@@ -40,6 +44,7 @@ class Comparison(ABC):
         self.rows: dict[tuple[str, str, int | None], Row] = {}
         self.facts: dict[str, tuple[Any, Any]] = {}  # of the configuration that differ: ours, theirs
         self.their_tensors: dict[str, Tensor] = {}  # those that differ, under our names
+        self.only_theirs: set[Point] = set()  # points that ours does not have
         self.their_plan: list[tuple[int, int]] | None = None  # if it differs
 
     @abstractmethod
@@ -116,6 +121,15 @@ class Comparison(ABC):
         if relations:
             self.find("weights", told(relations))
 
+    def can_run(self, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+        """Whether a forward would compare anything: tensors of other shapes make another model, with other inputs."""
+        odd = [name for name, x in ours.items() if name in theirs and theirs[name].shape != x.shape]
+        if odd:
+            x, y = (list(tensors[odd[0]].shape) for tensors in (ours, theirs))
+            more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
+            self.report.skipped.append(f"forward: not run, {odd[0]} is {x} here, {y} there{more}")
+        return not odd
+
     def ask_why(
         self, kind: str, batch: Batch, theirs: Points, allowed: Callable[[Point], float],
         whole: Whole,
@@ -124,19 +138,20 @@ class Comparison(ABC):
         row = self.first("forward")
         if row is None:
             return
-        first, answer = (row.point, row.layer or 0), None
+        first = row.point, row.layer or 0
 
         def near(point: Point, x: Tensor) -> bool:
             return farthest(x, theirs[point]) <= allowed(point)
 
-        if first in theirs:
+        if first[0] in ALONE:
+            self.find("forward", ALONE[first[0]])
+        elif first in self.only_theirs or first not in theirs:
+            side = "ours" if first in self.only_theirs else "theirs"
+            self.find("forward", f"{side} never comes to this point")
+        else:
             tries = all_hypotheses(self.model, batch, self.facts, self.their_tensors, self.their_plan)
             answer = explain(self.model, batch, theirs, first, near, tries, whole)
-        alone = {
-            "packed": "packed.py alone; model.py agrees",
-            "sdpa": "the fused attention alone; the written-out agrees",
-        }
-        self.find("forward", f"explained by: {answer}" if answer else alone.get(first[0]))
+            self.find("forward", f"explained by: {answer}" if answer else None)
 
     def allowed_at(self, point: Point, kind: str) -> float:
         """The tolerance that a point was given; none for what was not compared."""

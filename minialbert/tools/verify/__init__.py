@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.config import PRESETS
-from minialbert.convert import as_directory
+from minialbert.convert import as_directory, tokenizer_of
 from minialbert.tokenizers import SentencePieceTokenizer, Tokenizer
 from minialbert.tools.inspect import file_digest
 from minialbert.tools.verify.factcheck import Check, Subject, checked, holds_weights, run
 from minialbert.tools.verify.facts import DIGESTS, ENGLISH, FACTS, Fact
 from minialbert.tools.verify.identify import kind_of_vocabulary, nearest_model, official_name
 
+NOT = "not applicable"
 VOCABULARIES = (".model", ".txt", ".json")
 UNKNOWN_LIMIT = 0.05
 SENTENCES = {
@@ -46,8 +47,8 @@ class Report:
     def passed(self) -> bool:
         return not any(check.status == "FAIL" for check in self.checks)
 
-    def lines(self) -> list[str]:
-        """The report for people, a line a check."""
+    def lines(self, everything: bool = True) -> list[str]:
+        """The report for people, a line a check; those that do not apply only if everything is asked for."""
         out = [self.path, *(f"  {'or' if i else 'looks like'} {text}" for i, text in enumerate(self.candidates))]
         if len(self.candidates) > 1:
             out.append("  these have the same shapes: only the configuration, and the facts below, tell them apart")
@@ -55,9 +56,12 @@ class Report:
         for name, row in self.files.items():
             published = row["published"] or "none published that is known here"
             out.append(f"  {name}  {row['bytes']:,} bytes  sha256 {row['sha256']} ({published})")
-        out += map(str, self.checks)
-        counts = [(s, sum(check.status == s for check in self.checks)) for s in ("pass", "FAIL", "not applicable")]
+        shown = [check for check in self.checks if everything or check.status != NOT or not check.source]
+        out += map(str, sorted(shown, key=lambda check: check.status == "FAIL"))  # what failed last, where the eye is
+        counts = [(s, sum(check.status == s for check in self.checks)) for s in ("pass", "FAIL", NOT)]
         end = "" if self.passed else "; weights that are damaged, random or trained further fail, and should"
+        if self.passed and self.checks and self.checks[-1].name == "numbers":
+            end = "; the weights themselves are unproven"
         return [*out, ", ".join(f"{status}: {count}" for status, count in counts) + end]
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,12 +82,13 @@ def verify(path: str | Path, name: str | None = None, facts: Iterable[Fact] = FA
         subject = Subject(path, directory, given)
         files = _digests(subject)
         checks = [*_check_identity(subject), *_check_vocabulary(subject), *_check_digests(files)]
-        checks += [run(fact, subject) for fact in facts]
+        ran = [(fact, run(fact, subject)) for fact in facts]
+        checks += [check for _, check in ran]
+        checks += _check_proven(subject, ran)
     names, candidates = tuple(subject.names), tuple(map(str, subject.candidates))
     if names and (subject.config is None or (given and not given[1])):  # there is nothing to compare
         candidates = (f"{' or '.join(names)}, by the {'name given' if given else 'vocabulary'}",)
-    said = subject.tokenizer.describe() if subject.tokenizer else subject.no_tokenizer
-    said = said.replace(str(directory), str(path))  # not the name of a directory that is gone
+    said = tokenizer_of(path).describe() if subject.tokenizer else subject.no_tokenizer  # by its name in the source
     return Report(str(path), names, candidates or ("none of the official models",), said, files, tuple(checks))
 
 
@@ -176,6 +181,16 @@ def _check_unknown(tokenizer: Tokenizer, official: str) -> Check:
 def _unknown_rate(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
     ids = [number for text in texts for number in tokenizer.encode(text)[1:-1]]
     return ids.count(tokenizer.unk_id) / max(1, len(ids))
+
+
+# ---- its weights ----
+
+
+def _check_proven(subject: Subject, ran: Iterable[tuple[Fact, Check]]) -> Iterator[Check]:
+    """Whether anything published was found true of the numbers in the weights themselves, and not of their shapes."""
+    if subject.has_weights and not any(fact.about == "weights" and check.status != NOT for fact, check in ran):
+        name = " or ".join(subject.names) or "this model"
+        yield Check("numbers", NOT, f"nothing is published about the weights of {name}; they are unproven")
 
 
 # ---- its files ----
