@@ -6,10 +6,7 @@ Each is a MiniAlbertError and also the built-in kind that users expect, so `exce
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from minialbert.convert.reading import LoadReport
+from typing import Any
 
 
 class MiniAlbertError(Exception):
@@ -38,7 +35,7 @@ class FileError(MiniAlbertError, OSError):
 class CheckpointError(FileError, ValueError):
     """Weights, configuration and vocabulary that are incomplete or do not belong together."""
 
-    report: "LoadReport | None" = None  # the LoadReport, where a conversion got as far as having one
+    report: Any = None  # the LoadReport of convert/reading.py, where a conversion got as far as having one
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
