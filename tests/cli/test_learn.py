@@ -1,0 +1,95 @@
+"""`minialbert train-tokenizer` as a user types it."""
+
+import gzip
+import io
+import json
+
+import pytest
+
+from minialbert.cli import main
+from minialbert.tokenizers import load_tokenizer
+from minialbert.tokenizers.train import train_tokenizer
+from tests.tokenizers.texts import CORPUS, SENTENCES
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.txt").write_text(CORPUS, encoding="utf-8")
+
+    def call(*arguments):
+        status = main(["train-tokenizer", *(str(a) for a in arguments)])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+def test_a_text_file_becomes_a_vocabulary_and_the_report_is_printed(run, tmp_path):
+    status, out, err = run("corpus.txt", "--output", "mine", "--size", 500)
+    lines = out.splitlines()
+    assert status == 0 and err == "379 texts, 6 of them held out; training on 373\n"
+    assert lines[0].startswith("mine: 500 pieces, spiece.model sha256 ")
+    assert lines[3] == "     2  [CLS]       control" and lines[6] == "     5  (           user-defined"
+    assert lines[14] == "    13  ▁"
+    assert "measured on      6 held-out texts" in lines and lines[-1].startswith("use it: minialbert tokenize --model")
+    assert any(line.startswith("unknown          0.0") for line in lines)
+    assert main(["tokenize", "--model", "mine", "Some text."]) == 0
+    train_tokenizer(SENTENCES, tmp_path / "same", size=500)
+    assert (tmp_path / "same" / "spiece.model").read_bytes() == (tmp_path / "mine" / "spiece.model").read_bytes()
+
+
+def test_json_says_the_same_and_every_option_arrives(run, tmp_path, monkeypatch):
+    with gzip.open("more.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"id": "x", "said": f"Été {text} #tag"}) + "\n" for text in SENTENCES)
+    options = ["--size", 400, "--keep-case", "--keep-accents", "--flavor", "google", "--signs", "# - .",
+               "--coverage", 1, "--held-out", 0.1, "--sample", 300, "--seed", 3, "--threads", 2]  # fmt: skip
+    status, out, _ = run("more.jsonl.gz", "--field", "said", "--output", "v", *options, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["trained_on"] == 300 and found["texts"] == 379 and found["held_out"]
+    assert found["first"][5:8] == [[n, s, "user-defined"] for n, s in enumerate("#-.", start=5)]
+    assert found["signs"]["#"] == 300 and found["directory"] == "v"
+    expected = {
+        "size": 400, "lower_case": False, "keep_accents": True, "user_defined": ["#", "-", "."], "flavor": "google",
+        "character_coverage": 1.0, "held_out": 0.1, "sample": 300, "seed": 3, "threads": 2,
+    }  # fmt: skip
+    assert {name: found["options"][name] for name in expected} == expected
+    tokenizer = load_tokenizer("v")
+    assert (tokenizer.do_lower_case, tokenizer.keep_accents, tokenizer.flavor) == (False, True, "google")
+    assert "é" in "".join(tokenizer.tokenize("Été"))
+
+
+def test_several_files_and_standard_input_are_read_one_after_the_other(run, tmp_path, monkeypatch):
+    class Input:
+        buffer = io.BytesIO(CORPUS.encode())
+
+    monkeypatch.setattr("sys.stdin", Input)
+    status, _, err = run("corpus.txt", "-", "--output", "v", "--size", 300, "--held-out", 0, "--signs", "")
+    assert status == 0 and err == "758 texts, 0 of them held out; training on 758\n"
+    assert "(" not in load_tokenizer("v").tokenize("(b")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["corpus.txt"], "error: size=30000: these texts give at most "),
+        (["corpus.txt", "--size", "40"], "error: size=40: the characters of these texts alone need "),
+        (["corpus.txt", "missing.txt"], "error: missing.txt: no such file"),
+        (["corpus.txt", "--output", "."], "error: .: is there and not empty"),
+        (["corpus.txt", "--signs", "( É"], "error: user-defined sign 'É' becomes 'e'"),
+        (["corpus.txt", "--held-out", "2"], "error: held_out=2.0 must be from 0 to 0.5"),
+        (["latin.txt", "--size", "40"], "error: latin.txt: not UTF-8: byte 0xE9 in line 2"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line_and_leaves_nothing(run, tmp_path, arguments, why):
+    (tmp_path / "latin.txt").write_bytes(b"a\n\xe9\n")
+    before = sorted(tmp_path.iterdir())
+    status, out, err = run("--output", "v", *arguments)
+    assert status == 1 and out == "" and err.splitlines()[-1].startswith(why)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_usage_errors_exit_with_2(run):
+    with pytest.raises(SystemExit) as caught:
+        run("corpus.txt")
+    assert caught.value.code == 2
