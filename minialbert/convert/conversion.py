@@ -3,8 +3,6 @@
 One tensor is in memory at a time, until the check runs both models, one after the other.
 """
 
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from minialbert.heads import AlbertForPreTraining, AlbertForQuestionAnswering, A
 from minialbert.model import AlbertModel
 from minialbert.tokenizers import Tokenizer, load_tokenizer
 from minialbert.tokenizers.files import find_vocabulary, write_whole
+from minialbert.whole import check_free, whole_directory
 
 HEADS_OF = {  # the class without its family, and the heads that a file of it has; the first that fits is taken
     "ForPreTraining": ("mlm", "sop"), "ForMaskedLM": ("mlm",), "ForQuestionAnswering": ("qa",),
@@ -83,9 +82,7 @@ def convert(
         raise InputError(f"to={to!r} must be one of {', '.join(TARGETS)}")
     if architecture is not None and architecture not in CLASSES:
         raise NameUnknown(f"no class {architecture!r}. Nearest: {nearest(architecture, CLASSES) or ', '.join(CLASSES)}")
-    if os.path.lexists(dst) and (not os.path.isdir(dst) or os.listdir(dst)):
-        what = "is there and not empty" if os.path.isdir(dst) else "is a file"
-        raise FileError(f"{dst}: {what}; give the name of a directory that is to be made")
+    check_free(dst)
     with opened(src) as source:
         contents = contents_of(source, config, changes)
         done = Conversion(source.kind, dst, _class_of(contents, architecture), contents.config, contents.report)
@@ -94,7 +91,7 @@ def convert(
             wanted = _wanted(contents, done.cls)
             contents.check(wanted)
             tokenizer = _vocabulary(source, done, vocabulary, any_vocabulary)
-            with _beside(dst) as folder:
+            with whole_directory(dst) as folder:
                 listing = {ours: _entry(contents, ours) for ours in contents.places}
 
                 def read(ours: str) -> Tensor:
@@ -195,25 +192,6 @@ def _write_vocabulary(tokenizer: Tokenizer, folder: Path, config: AlbertConfig) 
             "place for any; such a vocabulary cannot be written for it"
         )
     write_whole(folder / name, tokenizer.data)
-
-
-@contextmanager
-def _beside(dst: Path) -> Iterator[Path]:
-    """A directory under a temporary name, renamed at the end: the target is whole or not there. Raises FileError."""
-    try:
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{dst.name}.", dir=dst.parent))
-    except OSError as error:
-        raise FileError(f"{dst}: cannot be made ({error.strerror or error})") from None
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's is for its owner alone
-        try:
-            os.replace(folder, dst)
-        except OSError as error:
-            raise FileError(f"{dst}: cannot be made ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(

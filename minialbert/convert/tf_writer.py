@@ -5,7 +5,6 @@ and separators are placed as TensorFlow places them: for the same tensors in the
 to the byte.
 """
 
-import os
 import struct
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 from minialbert.convert.crc32c import crc32c, mask
 from minialbert.convert.sstable import FOOTER, MAGIC, PLAIN, Handle
 from minialbert.convert.tf_entries import BFLOAT16, DTYPES, index_path, shard_path
-from minialbert.errors import FileError, InputError, MiniAlbertError
+from minialbert.errors import InputError
 from minialbert.protobuf import bytes_field, fixed32_field, number_field, varint
+from minialbert.whole import whole_file
 
 HEADER = number_field(1, 1) + bytes_field(3, number_field(1, 1))  # one shard; format of producer 1
 _CODES = {np.dtype(kind): code for code, (_, kind) in DTYPES.items() if code != BFLOAT16}
@@ -35,21 +35,11 @@ def write_checkpoint(
     a name or a dtype that a checkpoint cannot hold or a name that comes twice, FileError when writing fails.
     """
     prefix = Path(prefix)
-    targets = (shard_path(prefix, 0, 1), index_path(prefix))
-    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in targets]
-    try:
-        with open(temporaries[0], "wb") as file:
+    with whole_file(index_path(prefix)) as index, whole_file(shard_path(prefix, 0, 1)) as data:
+        with open(data, "wb") as file:
             entries = _write_tensors(file, tensors, bfloat16)
-        temporaries[1].write_bytes(table([(b"", HEADER), *sorted(entries.items())]))
-        for temporary, path in zip(temporaries, targets, strict=True):  # the index last: it is what is looked for
-            os.replace(temporary, path)
-    except MiniAlbertError:  # from whoever makes the tensors
-        raise
-    except OSError as error:
-        raise FileError(f"{targets[1]}: cannot be written ({error.strerror or error})") from None
-    finally:
-        for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
+        index.write_bytes(table([(b"", HEADER), *sorted(entries.items())]))
+    # the data have their name first, then the index: it is what is looked for
 
 
 def _write_tensors(

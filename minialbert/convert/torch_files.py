@@ -10,14 +10,14 @@ import os
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minialbert.errors import CheckpointError, FileError, MiniAlbertError
+from minialbert.errors import CheckpointError, FileError
+from minialbert.whole import whole_file
 
 Listing = dict[str, tuple[str, list[int]]]  # name: (dtype in the words of safetensors, shape)
 FLOATS = ("F64", "F32", "F16", "BF16")  # what parameters can be
@@ -288,21 +288,6 @@ def _read_index(path: Path) -> dict[str, str]:
     return index
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, renamed at the end: the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except MiniAlbertError:  # of the source that is being read for this
-        raise
-    except OSError as error:
-        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_safetensors(path: Path, listing: Listing, read: Callable[[str], Tensor]) -> None:
     """All tensors in one file, whole or not at all, one of them in memory at a time. Raises FileError.
 
@@ -317,7 +302,7 @@ def write_safetensors(path: Path, listing: Listing, read: Callable[[str], Tensor
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with _whole(path) as temporary, open(temporary, "wb") as file:
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             x = read(name).detach().cpu().contiguous()
@@ -337,5 +322,5 @@ def torch_dtype(word: str) -> torch.dtype:
 
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all. Raises FileError."""
-    with _whole(path) as temporary:
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -22,6 +22,7 @@ import safetensors
 from safetensors.numpy import save
 
 from minialbert.errors import FileError, InputError
+from minialbert.whole import whole_file
 
 BLOCK = 4096  # rows that are float64 at one time
 FLOOR = 1e-6  # whitening takes no variance to be less than this share of the largest
@@ -147,14 +148,8 @@ class Post:
         arrays = {"mean": self.mean, "scale": self.scale, "directions": self.directions}
         about = {"version": 1, "steps": self.steps, "count": self.count, "provenance": self.provenance}
         data = save({k: v for k, v in arrays.items() if v is not None}, metadata={"post": json.dumps(about)})
-        temporary = Path(f"{path}.{os.getpid()}.tmp")
-        try:
+        with whole_file(Path(path)) as temporary:
             temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise FileError(f"{path}: could not be written: {error.strerror or error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "Post":

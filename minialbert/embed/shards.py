@@ -27,6 +27,7 @@ import numpy as np
 
 from minialbert.embed.files import NpyWriter, NpzWriter, Writer
 from minialbert.errors import FileError, InputError
+from minialbert.whole import whole_file
 
 try:
     import fcntl
@@ -34,7 +35,7 @@ except ImportError:  # Windows: two runs into one directory go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
-OURS = re.compile(r"(part-\d{5,}\.np[yz]|manifest\.json)(\..+\.tmp)?")
+OURS = re.compile(r"\.?(part-\d{5,}\.np[yz]|manifest\.json)(\..+\.tmp)?")
 SETTINGS = ("width", "part_size", "dtype", "ragged")
 
 
@@ -255,7 +256,7 @@ def opened(directory: Path, settings: dict) -> dict:
             raise InputError(f"{directory}: its vectors have {was}, this run has {now}; use a new directory")
         check_parts(directory, manifest)
     else:
-        others = sorted(name for name in found if not name.startswith(f"{MANIFEST}."))
+        others = sorted(name for name in found if not name.startswith(f".{MANIFEST}."))
         if others:
             raise FileError(
                 f"{directory}: has other files ({', '.join(others[:3])}) and no {MANIFEST}; use a new directory"
@@ -297,9 +298,8 @@ def read_manifest(directory: Path) -> dict:
 
 
 def write_manifest(directory: Path, manifest: dict) -> None:
-    temporary = directory / f"{MANIFEST}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(temporary, directory / MANIFEST)
+    with whole_file(directory / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def check_parts(directory: Path, manifest: dict, digests: bool = False) -> None:

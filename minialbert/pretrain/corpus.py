@@ -13,7 +13,6 @@ import bisect
 import contextlib
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ import numpy as np
 from minialbert.errors import CheckpointError, FileError, InputError, MiniAlbertError
 from minialbert.pretrain.documents import Document, read_documents, sentences_of, text_files
 from minialbert.tokenizers import Tokenizer
+from minialbert.whole import whole_file
 
 MANIFEST, FORMAT = "manifest.json", "minialbert corpus 1"
 PARTS = ("ids", "sentences", "documents")
@@ -231,7 +231,7 @@ def write_shard(directory: Path, number: int, shard: list[Tokenized], unknown: i
     sentences = np.cumsum(np.concatenate([[0], *(batch.lengths for batch in shard)])).astype(np.uint32)
     documents = np.cumsum(np.concatenate([[0], *(batch.counts for batch in shard)])).astype(np.uint32)
     for part, array in zip(PARTS, (ids, sentences, documents), strict=True):
-        with whole(directory / f"{name}.{part}.npy") as temporary, open(temporary, "wb") as file:
+        with whole_file(directory / f"{name}.{part}.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, array)
     text = hashlib.sha256(b"".join(batch.digest for batch in shard))
     counts = {"documents": len(documents) - 1, "sentences": len(sentences) - 1, "tokens": len(ids)}
@@ -240,7 +240,7 @@ def write_shard(directory: Path, number: int, shard: list[Tokenized], unknown: i
 
 
 def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
-    with whole(directory / MANIFEST) as temporary:
+    with whole_file(directory / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
@@ -256,18 +256,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, renamed at the end: the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 # ---- files to ids ----

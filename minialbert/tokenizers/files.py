@@ -3,14 +3,13 @@
 Nothing here knows how a text is cut; tokenizer_json.py reads the one format that holds everything in one file.
 """
 
-import contextlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minialbert.errors import CheckpointError, FileError
+from minialbert.whole import whole_file
 
 SENTENCEPIECE_NAMES = ("spiece.model", "30k-clean.model")
 WORDPIECE_NAMES = ("vocab.txt", "vocab_chinese.txt")
@@ -46,16 +45,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes beside the target under a temporary name, then renames: nobody ever sees half a file. Raises FileError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Writes a file, whole or not at all, and the directory it is in. Raises FileError."""
+    with whole_file(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
+        temporary.write_bytes(data)
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:

@@ -13,27 +13,25 @@ import io
 import os
 import random
 import re
-import shutil
 import sys
-import tempfile
 import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
-from minialbert.errors import CheckpointError, FileError, InputError
+from minialbert.errors import CheckpointError, InputError
 from minialbert.protobuf import fields
 from minialbert.tokenizers import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from minialbert.tokenizers.model_file import CONTROL, NORMAL, PIECES, UNKNOWN, USER_DEFINED
 from minialbert.tokenizers.normalize import clean
 from minialbert.tokenizers.write_json import MARK
+from minialbert.whole import check_free, whole_directory
 
 SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 SIGNS = ("(", ")", '"', "-", ".", "–", "£", "€")  # ids 5 to 12: always pieces by themselves
@@ -272,34 +270,6 @@ def measure(tokenizer: Tokenizer, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def check_target(target: Path) -> None:
-    """Can the directory be made? Asked before the work, which may take an hour. Raises FileError."""
-    if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
-        raise FileError(f"{target}: is there and not empty; give the name of a directory that is to be made")
-    there = next(path for path in target.absolute().parents if os.path.lexists(path))
-    if not os.path.isdir(there) or not os.access(there, os.W_OK):
-        raise FileError(f"{target}: cannot be made ({there} is {'read-only' if os.path.isdir(there) else 'a file'})")
-
-
-@contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """A directory under a temporary name, renamed at the end: the target is whole or not there. Raises FileError."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise FileError(f"{target}: cannot be made ({error.strerror or error})") from None
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's is for its owner alone
-        try:
-            os.replace(folder, target)
-        except OSError as error:
-            raise FileError(f"{target}: cannot be made ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 # ---- the whole ----
 
 
@@ -340,13 +310,13 @@ def train_tokenizer(
     options = Options(size, lower_case, keep_accents, tuple(user_defined), character_coverage, flavor, held_out,
                       sample, seed, threads)  # fmt: skip
     options.check()
-    check_target(directory)
+    check_free(directory)
     chosen, held = divide(texts, options)
     say(f"{chosen.seen + held.seen:,} texts, {held.seen:,} of them held out; training on {len(chosen.texts):,}")
     signs: Counter = Counter(dict.fromkeys(options.user_defined, 0))
     data = learn(sentences(chosen.texts, options, signs), options, say)
     check_layout(data, options, directory)
-    with beside(directory) as folder:
+    with whole_directory(directory) as folder:
         tokenizer: Tokenizer = SentencePieceTokenizer(
             directory / "spiece.model", data=data, do_lower_case=lower_case, keep_accents=keep_accents, flavor=flavor
         )

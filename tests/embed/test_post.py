@@ -261,7 +261,7 @@ def test_a_failed_save_leaves_the_older_file(tmp_path, monkeypatch):
     with pytest.raises(FileError, match="No space left"):
         Post.fit(corpus(), center=True).save(path)
     assert path.read_bytes() == b"older" and os.listdir(tmp_path) == ["post.safetensors"]
-    with pytest.raises(FileError, match="could not be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         Post.fit(corpus(), center=True).save(tmp_path / "missing" / "post.safetensors")
 
 
