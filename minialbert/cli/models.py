@@ -55,8 +55,12 @@ def run_inspect(given: argparse.Namespace) -> int:
     report = found["report"]
     print(f"\ntensors: {len(found['tensors'])} in the files")
     print("  " + ", ".join(f"{kind} {len(names)}" for kind, names in report.items()))
+    reasons: dict[str, list[str]] = {}
     for name, why in report["ignored"].items():
-        print(f"  ignored {name}: {why}")
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        some = names if given.tensors else names[:3]
+        print(f"  ignored {len(names)}, {why}: {', '.join(some)}{', ...' if len(some) < len(names) else ''}")
     if given.tensors:
         for name, row in found["tensors"].items():
             print(f"  {name:<72} {row['dtype']:<9} {row['shape']}")

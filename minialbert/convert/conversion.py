@@ -203,13 +203,17 @@ def _check(
         again = contents_of(target, None, {})
         model = fill(done.cls, source, "auto", contents.config, {})[0]
         own = {name.removeprefix("albert."): p for name, p in model.named_parameters()}
+        odd = []
         for ours in contents.places:
             as_stored = ours in own and dtype_word(own[ours]) == _entry(contents, ours)[0]
             x = own[ours].detach() if as_stored else contents.read(ours, wanted)
+            odd += [] if torch.isfinite(x).all() else [ours]
             if ours in again.places and same_numbers(x, again.read(ours, wanted)):
                 continue
             if ours in again.places or not ours.startswith("embeddings.projection."):  # an identity need not be there
                 raise CheckpointError(f"{done.target}: {ours} came back with other numbers; is the disk sound?")
+        if odd:
+            done.notes.append(f"not all numbers are finite in {', '.join(odd[:4])}{', ...' if len(odd) > 4 else ''}")
         if tokenizer and _ids(load_tokenizer(folder)) != _ids(tokenizer):
             raise CheckpointError(f"{done.target}: the vocabulary came back with other ids; this is a mistake of ours")
         _check_config(done, contents.config, again.config, to)
