@@ -291,8 +291,8 @@ def test_a_process_that_was_just_done_with_it_is_not_written_over(server, target
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=300), cuts=st.lists(st.integers(0, 300), max_size=4), ranges=st.booleans(),
-       etags=st.booleans())  # fmt: skip
+@given(content=st.binary(max_size=300).filter(lambda content: not content.lstrip().startswith(b"<")),  # a web page
+       cuts=st.lists(st.integers(0, 300), max_size=4), ranges=st.booleans(), etags=st.booleans())  # fmt: skip
 def test_wherever_connections_break_the_file_is_the_same(server, tmp_path, content, cuts, ranges, etags):
     target = tmp_path / "x.bin"
     target.unlink(missing_ok=True)
