@@ -22,6 +22,7 @@ from minialbert.convert import LoadReport, as_directory, convert, load_model, na
 from minialbert.convert.tf_checkpoint import Checkpoint
 from minialbert.convert.tf_writer import write_checkpoint
 from minialbert.errors import CheckpointError, ConfigError, FileError, InputError, MiniAlbertError, NameUnknown
+from minialbert.tokenizers import load_tokenizer
 from tests.conftest import GOLDEN, TINY, random_batch, tiny_bert, tiny_config
 from tests.convert.directories import (
     assert_same_bits,
@@ -596,6 +597,15 @@ def test_what_the_other_format_cannot_hold_is_told(tmp_path):
     assert done.notes == ["not kept, for Google's files have no place for it: id2label"]
     both = write_released(write_release(tmp_path / "both", google_variables(tiny_config()), tiny_config()))
     assert "has a TensorFlow checkpoint too" in convert(both, tmp_path / "one").notes[0]
+
+
+def test_settings_of_a_vocabulary_that_google_s_files_cannot_hold_are_told(tmp_path):
+    config = tiny_config(vocab_size=500)
+    AlbertForPreTraining(config).save_pretrained(tmp_path / "hf")
+    cased = load_tokenizer(RECORDED / "albert-tiny-500.model", do_lower_case=False, keep_accents=True)
+    cased.save_pretrained(tmp_path / "hf")
+    done = convert(tmp_path / "hf", tmp_path / "google", to="google")
+    assert done.notes == ["not kept, to be given when it is loaded: case kept, accents kept, flavor hf"]
 
 
 def test_a_kill_in_the_middle_leaves_no_directory_that_looks_whole(tmp_path):
