@@ -32,6 +32,7 @@ FLOOR = {  # a file imports from lower floors only
     "tokenizers.sentencepiece": 4, "tokenizers.wordpiece": 4, "tools.parity.probe": 3, "heads": 4, "packed": 4,
     "tokenizers": 5, "tools.verify.identify": 4,
     "tokenizers.train": 6, "pretrain.corpus": 6, "pretrain.examples": 7, "pretrain.report": 8,
+    "pretrain.ranks": 1, "pretrain.checkpoints": 7, "pretrain.plan": 8, "pretrain.measure": 8, "pretrain.loop": 9,
     "embed.prepare": 6, "convert.sources": 6, "tools.parity.sides": 5, "tools.verify.factcheck": 6,
     "convert.reading": 7, "tools.parity.hypotheses": 6,
     "convert.filling": 8, "convert.writing": 8, "tools.parity.mistakes": 7,

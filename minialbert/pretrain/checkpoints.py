@@ -1,0 +1,230 @@
+"""What a run of loop.py leaves on disk: checkpoints, each whole or not there, and a log with a line of figures a step.
+
+    step-00000500/                a Hugging Face directory: minialbert.load reads it, and so does transformers
+        config.json, model.safetensors, spiece.model, ...
+        training/optimizer.safetensors    m, v and the last trust ratio of every parameter, under its name
+        training/state.json               step, place in the data, plan, figures, SHA-256 of both files of tensors
+    log.jsonl                     one line of JSON for each step that was logged
+
+A checkpoint is written under a temporary name, flushed to the disk, and renamed; it is renamed before it is deleted. So
+whatever kills the process, a directory named step-... can be trusted. There are no pickles. Random numbers need no
+place here: loop.py makes them from the number of the step.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from minialbert.errors import CheckpointError, FileError
+from minialbert.pretrain.corpus import writing
+from minialbert.pretrain.lamb import Lamb
+from minialbert.pretrained import Pretrained
+from minialbert.tokenizers import Tokenizer
+from minialbert.whole import whole_directory, whole_file
+
+FORMAT = "minialbert training state 1"
+NAME = re.compile(r"step-(\d{8,})")
+MODEL, OPTIMIZER, STATE = "model.safetensors", "training/optimizer.safetensors", "training/state.json"
+LOG = "log.jsonl"
+
+# ---- writing ----
+
+
+def save_checkpoint(
+    directory: Path, model: Pretrained, tokenizer: Tokenizer, optimizer: Lamb, state: Mapping[str, Any]
+) -> Path:
+    """Writes step-NNNNNNNN into `directory`, whole or not at all, and returns its path.
+
+    state: numbers, texts and lists for state.json; "step" is the step that names the checkpoint. Raises FileError.
+    """
+    path = directory / f"step-{state['step']:08d}"
+    tensors, steps = named_state(optimizer)
+    with writing(path), whole_directory(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the tokenizer says of its files was said when it was made
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / OPTIMIZER).parent.mkdir()
+        save_file(tensors, temporary / OPTIMIZER)
+        digests = {name: digest_of(temporary / name) for name in (MODEL, OPTIMIZER)}
+        facts = {"format": FORMAT, **state, "optimizer_steps": steps, "sha256": digests}
+        (temporary / STATE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        for file in temporary.rglob("*"):
+            flush(file)
+        discard(path)
+    flush(directory)
+    return path
+
+
+def named_state(optimizer: Lamb) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The optimizer's tensors as "parameter/m", "parameter/v", "parameter/trust_ratio", and each parameter's steps."""
+    tensors, steps = {}, {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}/{key}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                else:
+                    steps[name] = value
+    return tensors, steps
+
+
+def flush(path: Path) -> None:
+    """Waits until a file, or the names in a directory, would outlive a power cut."""
+    with contextlib.suppress(PermissionError):  # directories cannot be opened on Windows
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def discard(path: Path) -> None:
+    """Deletes a directory; it loses its name first, so half of it is never taken for a checkpoint."""
+    if path.exists():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.old")
+        os.rename(path, temporary)
+        shutil.rmtree(temporary)
+
+
+def keep(directory: Path, count: int) -> None:
+    """Deletes all checkpoints but the `count` newest and the best one, and what killed runs left half-written."""
+    paths, good = checkpoints(directory), best(directory)
+    with writing(directory):
+        for path in paths[:-count]:
+            if path != good:
+                discard(path)
+        for path in directory.glob(".step-*"):
+            shutil.rmtree(path)
+        for path in directory.glob(f".{LOG}.*.tmp"):
+            path.unlink()
+
+
+# ---- reading ----
+
+
+def checkpoints(directory: str | Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = {int(m[1]): path for path in Path(directory).glob("step-*") if (m := NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found)]
+
+
+def last(directory: str | Path) -> Path | None:
+    """The newest checkpoint, where a run goes on; None before the first one."""
+    return next(iter(checkpoints(directory)[::-1]), None)
+
+
+def best(directory: str | Path) -> Path | None:
+    """The checkpoint with the lowest held-out loss; None when nothing was measured."""
+    measured = [(read_state(path)["held_out"], path) for path in checkpoints(directory)]
+    losses = [(figures["loss"], path) for figures, path in measured if figures]
+    return min(losses, key=lambda pair: pair[0])[1] if losses else None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Raises FileError, CheckpointError."""
+    path = checkpoint / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}); is {checkpoint} a checkpoint of a run?") from None
+    except ValueError:
+        raise CheckpointError(
+            f"{path}: is not JSON; delete {checkpoint}, the run goes on from the one before"
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f'{path}: is not a "{FORMAT}"; was it written by another version?')
+    return state
+
+
+def check_digests(checkpoint: Path, state: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless the tensors are those that were written, to the bit."""
+    for name, digest in state["sha256"].items():
+        if not (checkpoint / name).is_file() or digest_of(checkpoint / name) != digest:
+            raise CheckpointError(
+                f"{checkpoint / name}: missing, damaged or changed since it was written (its SHA-256 is not the one in "
+                f"{STATE}); delete {checkpoint}, the run goes on from the one before"
+            )
+
+
+def restore_optimizer(checkpoint: Path, state: Mapping[str, Any], optimizer: Lamb) -> None:
+    """Gives an optimizer the means m and v that it had. Raises CheckpointError."""
+    try:
+        tensors = load_file(checkpoint / OPTIMIZER)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{checkpoint / OPTIMIZER}: cannot be read ({error})") from None
+    own = optimizer.state_dict()
+    numbers = {
+        name: number
+        for group in own["param_groups"]
+        for name, number in zip(group["param_names"], group["params"], strict=True)
+    }
+    found: dict[int, dict[str, Any]] = {numbers[name]: {"step": n} for name, n in state["optimizer_steps"].items()}
+    for key, tensor in tensors.items():
+        name, _, what = key.rpartition("/")
+        found[numbers[name]][what] = tensor
+    optimizer.load_state_dict({"state": found, "param_groups": own["param_groups"]})
+
+
+def digest_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- the log ----
+
+
+class Log:
+    """log.jsonl, one line for each step that was logged; and TensorBoard's events, where that is installed."""
+
+    def __init__(self, directory: Path, step: int):
+        """Goes on after `step`: lines past it are of steps that a killed run made and this one makes again."""
+        path = directory / LOG
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in read_log(directory) if row["step"] <= step]
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        with writing(path):
+            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # open as long as the run
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        except ImportError:
+            self.board = None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        for name, value in row.items() if self.board else ():
+            if isinstance(value, (int, float)):
+                self.board.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+def read_log(directory: str | Path) -> list[dict[str, Any]]:
+    """The rows of log.jsonl in the order of their steps; a line cut off by a kill is left out."""
+    path = Path(directory) / LOG
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
