@@ -39,7 +39,7 @@ FLOOR = {  # a file imports from lower floors only
     "convert.conversion": 9, "tools.parity.comparison": 8,
     "convert": 10, "tools.parity.google_pack": 9,
     "embed": 11, "tools.inspect": 11, "tools.ask": 11, "tools.parity.against_transformers": 11,
-    "tools.bench": 12, "tools.parity": 12, "tools.verify": 12,
+    "tools.bench": 12, "cli.settings": 12, "tools.parity": 12, "tools.verify": 12,
     "cli.texts": 13, "cli.ask": 13, "cli.models": 13, "cli.files": 13, "cli.proof": 13, "cli.hub": 13, "cli.learn": 13,
     "cli.speed": 13,
     "cli": 14,

@@ -5,9 +5,10 @@ import dataclasses
 import json
 from typing import Any
 
+from minialbert.cli.settings import changes_of
 from minialbert.convert import Conversion, LoadReport, convert
 from minialbert.convert.conversion import CLASSES, TARGETS
-from minialbert.errors import CheckpointError, InputError
+from minialbert.errors import CheckpointError
 
 KINDS = ("used", "tied", "derived", "ignored", "missing")
 
@@ -61,20 +62,6 @@ def run_convert(given: argparse.Namespace) -> int:
         print(f"note        {note}")
     print(f"checked     every tensor has the same numbers; outputs differ by {done.difference:.1e} at most")
     return 0
-
-
-def changes_of(settings: list[str]) -> dict[str, Any]:
-    """["hidden_act=relu", "num_labels=3"] as {"hidden_act": "relu", "num_labels": 3}. Raises InputError."""
-    changes = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not (key and equals):
-            raise InputError(f"--set {setting!r}: expected KEY=VALUE, as hidden_act=gelu_new")
-        try:
-            changes[key] = json.loads(value)
-        except ValueError:
-            changes[key] = value
-    return changes
 
 
 def as_dict(done: Conversion) -> dict[str, Any]:

@@ -1,12 +1,27 @@
-"""Commands that learn from texts: train-tokenizer."""
+"""Commands that learn from texts: train-tokenizer, pretrain."""
 
 import argparse
 import json
+import os
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from minialbert.cli.settings import changes_of
+from minialbert.config import AlbertConfig
+from minialbert.convert import tokenizer_of
 from minialbert.embed.texts import read_texts
+from minialbert.heads import AlbertForPreTraining
+from minialbert.pretrain.checkpoints import best
+from minialbert.pretrain.corpus import Corpus, prepare_corpus
+from minialbert.pretrain.documents import LAYOUTS
+from minialbert.pretrain.examples import Examples, Recipe
+from minialbert.pretrain.loop import pretrain
+from minialbert.pretrain.plan import Plan, Stage
+from minialbert.pretrain.report import check, describe, statistics
+from minialbert.pretrain.sop import ORDERS
 from minialbert.tokenizers.train import SIGNS, Report, train_tokenizer
 
 
@@ -42,6 +57,102 @@ def add_commands(commands) -> None:
     words.add_argument("--threads", type=int, default=16, metavar="N", help="another number, other last digits")
     words.add_argument("--json", action="store_true")
     words.set_defaults(run=run_train_tokenizer)
+
+    learn = commands.add_parser(
+        "pretrain", help="text files to a pre-trained model",
+        description="Trains an ALBERT on text files: masked words and sentence order. The same command goes on where a "
+        "run was broken off, to the same bits. Under torchrun, prepare the text before: the same command with "
+        "--prepare-only, without torchrun.",
+        epilog="example: minialbert pretrain corpus.txt --tokenizer vocabulary --config albert-base-v2 "
+        "--stage 128:900:64 --stage 512:100:16 --output run --held-out valid.txt",
+    )  # fmt: skip
+    learn.add_argument("files", nargs="+", metavar="FILE", type=Path, help=".txt, also .gz and .xz")
+    learn.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="of this run; one that is there goes on"
+    )
+    learn.add_argument("--tokenizer", metavar="REF", required=True, help="a vocabulary, as train-tokenizer makes it")
+    start = learn.add_mutually_exclusive_group(required=True)
+    start.add_argument("--config", metavar="C", help="a new model: an official name, or a file with its sizes")
+    start.add_argument(
+        "--from", dest="start", metavar="REF", help="a model to go on from, in any format that load takes"
+    )
+    learn.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="another size; may be given again"
+    )
+    learn.add_argument("--stage", metavar="LENGTH:STEPS:BATCH", action="append", required=True, type=stage_of,
+                       help="pieces, updates, examples an update; several are done in turn")  # fmt: skip
+    learn.add_argument("--held-out", nargs="+", metavar="FILE", type=Path, help="to measure on, at every checkpoint")
+    learn.add_argument("--layout", choices=LAYOUTS, default="paragraphs", help="what a line of the files is")
+    learn.add_argument("--order", choices=ORDERS, default="sop", help="the task about pairs")
+    learn.add_argument("--google-compat", action="store_true", help="examples as the released models had them")
+    learn.add_argument("--optimizer", choices=("lamb", "adamw"), default="lamb")
+    learn.add_argument("--peak", type=float, metavar="X", help="of the learning rate; ALBERT's, by the batch")
+    learn.add_argument("--warmup", type=int, metavar="N", help="updates; 2.5 %% of them")
+    learn.add_argument("--clip", type=float, default=1.0, metavar="X", help="the longest gradient; 0: no limit")
+    learn.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the products")
+    learn.add_argument("--seed", type=int, default=0, metavar="N")
+    learn.add_argument("--micro-tokens", type=int, default=8192, metavar="N", help="pieces in memory at once")
+    learn.add_argument("--recompute", action="store_true", help="less memory, one more forward")
+    learn.add_argument("--compile", action="store_true", help="torch.compile")
+    learn.add_argument("--workers", type=int, default=0, metavar="N", help="processes that make examples")
+    learn.add_argument("--log-every", type=int, default=10, metavar="N", help="updates")
+    learn.add_argument("--save-every", type=int, default=500, metavar="N", help="updates")
+    learn.add_argument("--device", default="cpu", metavar="NAME")
+    learn.add_argument("--until", type=int, metavar="N", help="stop after this update; the same command goes on")
+    learn.add_argument("--prepare-only", action="store_true", help="tokenize the text, and tell what examples are like")
+    learn.set_defaults(run=run_pretrain)
+
+
+def stage_of(text: str) -> Stage:
+    """LENGTH:STEPS:BATCH; argparse tells of anything else."""
+    length, steps, batch = map(int, text.split(":"))
+    return Stage(length, steps, batch)
+
+
+def run_pretrain(given: argparse.Namespace) -> int:
+    tokenizer = tokenizer_of(given.tokenizer)
+    recipe = Recipe(order=given.order, google_compat=given.google_compat)
+    plan = Plan(
+        tuple(given.stage), recipe, given.optimizer, given.peak, given.warmup, clip=given.clip, dtype=given.dtype,
+        sop_weight=0.0 if given.order == "none" else 1.0, seed=given.seed, micro_tokens=given.micro_tokens,
+        recompute=given.recompute, compile=given.compile, workers=given.workers, log_every=given.log_every,
+        save_every=given.save_every,
+    )  # fmt: skip
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+    def text(files: list[Path], name: str) -> Corpus:
+        place = given.output / name
+        if not alone:
+            return Corpus(place)
+        say = lambda counts: print(f"{name}: {counts['tokens']:,} pieces", file=sys.stderr)  # noqa: E731
+        return prepare_corpus(files, tokenizer, place, given.layout, max(1, given.workers), progress=say)
+
+    corpus = text(given.files, "corpus")
+    held_out = text(given.held_out, "held-out") if given.held_out else None
+    if given.prepare_only:
+        print(corpus.describe())
+        for stage in plan.stages:
+            examples = Examples(corpus, tokenizer, replace(recipe, max_length=stage.length), plan.seed)
+            print(f"\nlength {stage.length}\n{describe(statistics(examples, limit=2000))}\n{check(examples)}")
+        return 0
+    start: AlbertConfig | AlbertForPreTraining
+    if given.start:
+        start = AlbertForPreTraining.from_pretrained(given.start, **changes_of(given.set))
+    else:
+        start = new_config(given.config, {"vocab_size": len(tokenizer)} | changes_of(given.set))
+    place = pretrain(
+        given.output, start, corpus, tokenizer, plan, held_out=held_out, device=given.device, until=given.until
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"last  {place}\nbest  {best(given.output)}")
+    return 0
+
+
+def new_config(name: str, changes: dict[str, Any]) -> AlbertConfig:
+    """The sizes of a new model: those of an official one or of a file, with some of them changed."""
+    if Path(name).is_file():
+        return replace(AlbertConfig.from_json(name), **changes)
+    return AlbertConfig.preset(name, **changes)
 
 
 def run_train_tokenizer(given: argparse.Namespace) -> int:

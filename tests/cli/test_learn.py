@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -92,4 +93,40 @@ def test_what_cannot_be_done_is_told_in_one_line_and_leaves_nothing(run, tmp_pat
 def test_usage_errors_exit_with_2(run):
     with pytest.raises(SystemExit) as caught:
         run("corpus.txt")
+    assert caught.value.code == 2
+
+
+def test_text_becomes_a_model_that_asks_and_embeds(tmp_path, capsys):
+    text = Path(__file__).parent.parent / "golden" / "tokenizer" / "corpus.txt"
+    run = ["pretrain", str(text), "--layout", "sentences", "--tokenizer", str(text.with_name("albert-tiny-500.model")),
+           "--config", "albert-base-v2", "--stage", "24:3:4", "--stage", "32:2:4", "--held-out", str(text),
+           "--save-every", "5", "--log-every", "1", "--output", str(tmp_path / "run")]  # fmt: skip
+    sizes = [
+        "embedding_size=8",
+        "hidden_size=16",
+        "num_attention_heads=2",
+        "intermediate_size=32",
+        "num_hidden_layers=2",
+    ]
+    run += [word for size in [*sizes, "max_position_embeddings=32"] for word in ("--set", size)]
+    assert main([*run, "--prepare-only"]) == 0
+    out = capsys.readouterr().out
+    assert "masked" in out and "length 24" in out and "[MASK]" in out
+    assert main([*run, "--until", "2"]) == 0 and main(run) == 0  # broken off, and gone on with
+    last = capsys.readouterr().out.splitlines()[-2].split()
+    assert last[0] == "last" and last[1].endswith("step-00000005")
+    assert main(["fill-mask", "the [MASK] wakes", "--model", last[1]]) == 0
+    assert main(["order", "the harbour wakes.", "gulls argue.", "--model", last[1]]) == 0
+    assert main(["embed", "the harbour wakes.", "--model", last[1]]) == 0
+    again = ["pretrain", str(text), "--layout", "sentences", "--tokenizer", last[1], "--from", last[1],
+             "--stage", "24:1:2", "--output", str(tmp_path / "more")]  # fmt: skip
+    assert main(again) == 0
+    assert main([*run, "--seed", "1"]) == 1 and "start in a new directory" in capsys.readouterr().err
+
+
+def test_a_stage_that_is_none_is_a_matter_of_usage(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(
+            ["pretrain", "x.txt", "--tokenizer", "v", "--config", "albert-base-v2", "--output", "o", "--stage", "128:9"]
+        )
     assert caught.value.code == 2
