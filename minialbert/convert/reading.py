@@ -118,9 +118,8 @@ def _config(source: Source, given: str | Path | AlbertConfig | None) -> AlbertCo
             return AlbertConfig.from_json(given)
         preset = AlbertConfig.preset(str(given))
         if source.is_google and preset.model_type == "albert" and preset.hidden_act == "gelu":
-            return replace(
-                preset, hidden_act="gelu_new"
-            )  # presets have the hub's words; Google's weights the tanh form
+            # the hub's word for v1; Google's weights were trained with the tanh form
+            return replace(preset, hidden_act="gelu_new")
         return preset
     if not source.config.is_file():
         raise FileError(

@@ -53,7 +53,8 @@ class Source:
         except CheckpointError:
             raise
         except FileError as error:  # a cache that somebody filled with the weights alone
-            more = "" if os.path.exists(self.ref) else f"; complete it: minialbert download {self.ref}"
+            by_name = not os.path.exists(self.ref) and not _is_prefix(Path(self.ref))
+            more = f"; complete it: minialbert download {self.ref}" if by_name else ""
             raise FileError(f"{error}{more}") from None
         if config is not None and "model_max_length" not in settings:
             longest = tokenizer.model_max_length or config.max_position_embeddings

@@ -65,6 +65,18 @@ def test_an_official_name_is_what_lies_on_this_machine(place, name, tmp_path):
     assert minialbert.AlbertForPreTraining.from_pretrained(name).config == model.config
 
 
+def test_a_vocabulary_that_is_missing_is_downloaded_for_a_name_and_not_for_a_path(tmp_path, here):
+    write_released(tmp_path / "home/.cache/minialbert/albert-base-v2")  # weights and no vocabulary
+    with pytest.raises(FileError, match=r"no vocabulary.*complete it: minialbert download albert-base-v2"):
+        minialbert.load("albert-base-v2")
+    release = write_release(tmp_path / "release", google_variables(CONFIG), CONFIG)
+    (release / "vocab_chinese.txt").unlink()
+    for path in (release, release / "model.ckpt-best", write_archive(tmp_path / "a.tar.gz", release)):
+        with pytest.raises(FileError, match="no vocabulary") as caught:
+            minialbert.load(path)
+        assert "download" not in str(caught.value)
+
+
 def test_an_empty_name_is_not_the_current_directory(here):
     with_vocabulary(write_released(here))
     with pytest.raises(FileError, match="the name of the model is empty"):
