@@ -49,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        say("stopped")
-        return 130
+    except KeyboardInterrupt as stop:
+        say(str(stop) or "stopped")
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except (MiniAlbertError, OSError, MemoryError) as error:
         if given.debug:
             raise

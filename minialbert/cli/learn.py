@@ -9,19 +9,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minialbert.cli.settings import changes_of
 from minialbert.config import AlbertConfig
 from minialbert.convert import tokenizer_of
 from minialbert.embed.texts import read_texts
 from minialbert.heads import AlbertForPreTraining
-from minialbert.pretrain.checkpoints import best
+from minialbert.pretrain.checkpoints import best, last
 from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.documents import LAYOUTS
 from minialbert.pretrain.examples import Examples, Recipe
-from minialbert.pretrain.loop import pretrain
+from minialbert.pretrain.loop import Run, pretrain
 from minialbert.pretrain.plan import Plan, Stage
 from minialbert.pretrain.report import check, describe, statistics
 from minialbert.pretrain.sop import ORDERS
+from minialbert.pretrain.start import start_words
 from minialbert.tokenizers.train import SIGNS, Report, train_tokenizer
 
 
@@ -79,9 +82,15 @@ def add_commands(commands) -> None:
     learn.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="another size; may be given again"
     )
+    learn.add_argument("--words", choices=("random", "counted"), default="random",
+                       help="how the word table of a new model begins: counted from the text it learns several times "
+                       "sooner")  # fmt: skip
     learn.add_argument("--stage", metavar="LENGTH:STEPS:BATCH", action="append", required=True, type=stage_of,
                        help="pieces, updates, examples an update; several are done in turn")  # fmt: skip
-    learn.add_argument("--held-out", nargs="+", metavar="FILE", type=Path, help="to measure on, at every checkpoint")
+    apart = learn.add_mutually_exclusive_group()
+    apart.add_argument("--held-out", nargs="+", metavar="FILE", type=Path, help="to measure on, at every checkpoint")
+    apart.add_argument("--held-out-share", type=float, metavar="X",
+                       help="share of the documents to measure on, and not to train on")  # fmt: skip
     learn.add_argument("--layout", choices=LAYOUTS, default="paragraphs", help="what a line of the files is")
     learn.add_argument("--order", choices=ORDERS, default="sop", help="the task about pairs")
     learn.add_argument("--google-compat", action="store_true", help="examples as the released models had them")
@@ -120,32 +129,56 @@ def run_pretrain(given: argparse.Namespace) -> int:
     )  # fmt: skip
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
 
-    def text(files: list[Path], name: str) -> Corpus:
+    def text(files: list[Path], name: str, part: tuple[float, bool] | None) -> Corpus:
         place = given.output / name
         if not alone:
             return Corpus(place)
         say = lambda counts: print(f"{name}: {counts['tokens']:,} pieces", file=sys.stderr)  # noqa: E731
-        return prepare_corpus(files, tokenizer, place, given.layout, max(1, given.workers), progress=say)
+        return prepare_corpus(files, tokenizer, place, given.layout, max(1, given.workers), progress=say, part=part)
 
-    corpus = text(given.files, "corpus")
-    held_out = text(given.held_out, "held-out") if given.held_out else None
-    if given.prepare_only:
-        print(corpus.describe())
-        for stage in plan.stages:
-            examples = Examples(corpus, tokenizer, replace(recipe, max_length=stage.length), plan.seed)
-            print(f"\nlength {stage.length}\n{describe(statistics(examples, limit=2000))}\n{check(examples)}")
-        return 0
+    share = given.held_out_share
+    corpus = text(given.files, "corpus", None if share is None else (share, False))
+    held_out = None
+    if given.held_out or share is not None:
+        held_out = text(given.held_out or given.files, "held-out", None if share is None else (share, True))
     start: AlbertConfig | AlbertForPreTraining
     if given.start:
         start = AlbertForPreTraining.from_pretrained(given.start, **changes_of(given.set))
     else:
         start = new_config(given.config, {"vocab_size": len(tokenizer)} | changes_of(given.set))
+        if given.words == "counted" and last(given.output) is None:
+            torch.manual_seed(plan.seed)
+            start = AlbertForPreTraining(start)
+            print("counting which words stand together", file=sys.stderr)
+            start_words(start, corpus, seed=plan.seed)
+    if given.prepare_only:
+        run = Run(given.output, start, corpus, tokenizer, plan, held_out, given.device)
+        if not run.found:
+            run.save()
+        print(f"{corpus.describe()}\n{outlook(plan, corpus, run.model)}")
+        for stage in plan.stages:
+            examples = Examples(corpus, tokenizer, replace(recipe, max_length=stage.length), plan.seed)
+            print(f"\nlength {stage.length}\n{describe(statistics(examples, limit=2000))}\n{check(examples)}")
+        print(f"\nis all well: minialbert doctor {given.output}")
+        return 0
     place = pretrain(
         given.output, start, corpus, tokenizer, plan, held_out=held_out, device=given.device, until=given.until
     )
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"last  {place}\nbest  {best(given.output)}")
     return 0
+
+
+def outlook(plan: Plan, corpus: Corpus, model: AlbertForPreTraining) -> str:
+    """What a run is going to do, and need, in two lines."""
+    weights = sum(w.numel() for w in model.parameters())
+    seen = sum(stage.length * stage.steps * stage.batch for stage in plan.stages)
+    rates = [plan.rate(step) for step in range(0, plan.steps, max(1, plan.steps // 1000))]
+    return (
+        f"{weights:,} parameters; {plan.steps:,} updates see at most {seen:,} pieces, {seen / corpus.tokens:.2f} times "
+        f"the corpus; {plan.optimizer}, highest rate {max(rates):.3g}\n"
+        f"weights, gradient, m and v: {weights * 16 / 1e6:,.0f} MB of memory; checkpoint: {weights * 12 / 1e6:,.0f} MB"
+    )
 
 
 def new_config(name: str, changes: dict[str, Any]) -> AlbertConfig:

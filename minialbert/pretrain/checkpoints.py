@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from minialbert.whole import whole_directory, whole_file
 FORMAT = "minialbert training state 1"
 NAME = re.compile(r"step-(\d{8,})")
 MODEL, OPTIMIZER, STATE = "model.safetensors", "training/optimizer.safetensors", "training/state.json"
-LOG = "log.jsonl"
+LOG, LOCK = "log.jsonl", "lock"
 
 # ---- writing ----
 
@@ -109,6 +109,26 @@ def keep(directory: Path, count: int) -> None:
             shutil.rmtree(path)
         for path in directory.glob(f".{LOG}.*.tmp"):
             path.unlink()
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Holds a directory for one run; a process that is killed lets go of it. Raises CheckpointError when it is held."""
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / LOCK, "w")  # noqa: SIM115  # held as long as the run
+    with file:
+        try:
+            import fcntl  # not on Windows: there nothing is held
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{directory}: another process is training in it; wait for its end, or give another directory"
+            ) from None
+        except (ImportError, OSError):  # or a file system that cannot
+            pass
+        yield
 
 
 # ---- reading ----

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minialbert.errors import CheckpointError, FileError, InputError, MiniAlbertError
-from minialbert.pretrain.documents import Document, read_documents, sentences_of, text_files
+from minialbert.pretrain.documents import Document, apart, read_documents, sentences_of, text_files
 from minialbert.tokenizers import Tokenizer
 from minialbert.whole import whole_file
 
@@ -51,11 +51,13 @@ def prepare_corpus(
     workers: int = 1,
     shard_tokens: int = SHARD_TOKENS,
     progress: Callable[[dict[str, int]], None] = lambda counts: None,
+    part: tuple[float, bool] | None = None,
 ) -> "Corpus":
     """Tokenizes text files into `directory`, or goes on where a killed run stopped, or finds it done.
 
     layout: see documents.py. workers: processes that tokenize; the files are the same bytes for any number. progress is
-    called after each shard with the counts so far (documents, sentences, tokens, unknown).
+    called after each shard with the counts so far (documents, sentences, tokens, unknown). part: (share, True) takes
+    the documents to be held out, about this share of them, (share, False) all others; None is all.
     Raises CheckpointError if the directory was made with another tokenizer, layout or from other files, FileError for
     files that cannot be read or written or hold no text.
     """
@@ -73,9 +75,16 @@ def prepare_corpus(
     }
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
+    if part is not None:
+        if not 0 < part[0] < 1:
+            raise InputError(
+                f"a share of {part[0]} of the documents cannot be held out, expected more than 0, less than 1"
+            )
+        settings["part"] = list(part)
     manifest = opened(directory, settings, tokenizer.describe())
     if not manifest["complete"]:
-        batches = batches_of(read_documents(files, layout))
+        documents = read_documents(files, layout)
+        batches = batches_of(documents if part is None else apart(documents, *part))
         skip_done(directory, manifest, batches)
         results = tokenized(batches, tokenizer, layout, workers)
         with contextlib.closing(results):
@@ -84,7 +93,8 @@ def prepare_corpus(
                 write_manifest(directory, manifest)
                 progress(totals(manifest))
         if not totals(manifest)["tokens"]:
-            raise FileError(f"{files[0]}: no text in it, expected lines of text with a blank line between documents")
+            what = "no text in it" if part is None else f"no document for this part of it (held out: {part[0]:g})"
+            raise FileError(f"{files[0]}: {what}, expected lines of text with a blank line between documents")
         manifest["complete"] = True
         write_manifest(directory, manifest)
     return Corpus(directory)
@@ -99,9 +109,9 @@ def opened(directory: Path, settings: dict[str, Any], tokenizer: str) -> dict[st
     if not path.exists():
         return settings | {"tokenizer_said": tokenizer, "shards": [], "complete": False}
     manifest = read_manifest(directory)
-    for key, value in settings.items():
-        if manifest.get(key) != value:
-            was, now = manifest.get(key), value
+    for key in settings | ({"part": None} if "part" in manifest else {}):
+        was, now = manifest.get(key), settings.get(key)
+        if was != now:
             if key == "tokenizer":
                 was, now = manifest.get("tokenizer_said"), tokenizer
             raise CheckpointError(f"{path}: made with {key} {was}, this run has {now}; use a new directory")

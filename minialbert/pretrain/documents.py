@@ -10,6 +10,7 @@ The end of a file is the end of a document.
 """
 
 import gzip
+import hashlib
 import lzma
 import re
 import zlib
@@ -38,6 +39,15 @@ def read_documents(paths: Iterable[str | Path], layout: str = "paragraphs") -> I
     files = text_files(paths)
     read = paragraphs_of_prose if layout == "prose" else list_of_lines
     return (part for path in files for document in read(lines_of(path)) for part in bounded(document))
+
+
+def apart(documents: Iterable[Document], share: float, held_out: bool) -> Iterator[Document]:
+    """The documents held out, about this share of them, or the others; what a document says decides, so copies stay
+    together."""
+    for document in documents:
+        drawn = hashlib.blake2b("\n".join(document).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        if (int.from_bytes(drawn) < share * 2**64) == held_out:
+            yield document
 
 
 def text_files(paths: Iterable[str | Path]) -> list[Path]:

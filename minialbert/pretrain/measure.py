@@ -5,7 +5,7 @@ that the figures can be laid side by side. Used by loop.py; examples.py makes th
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice, takewhile
 from typing import Any
 
@@ -66,3 +66,18 @@ def measure(
         "sop_accuracy": pairs_right / max(pairs, 1),
         "pairs": int(pairs),
     }
+
+
+def fall(now: Mapping[str, float], best: Mapping[str, float]) -> str | None:
+    """What has got so much worse since the best checkpoint that a person should look, in words; None as a rule.
+
+    A fifth of the masked words that were right, or a third of what sentence order was better than a coin; and by more
+    than four standard errors, so that chance alone does not do it.
+    """
+    told = []
+    for name, counted, chance, lost in (("mlm_accuracy", "words", 0, 1 / 5), ("sop_accuracy", "pairs", 1 / 2, 1 / 3)):
+        was, less = best[name], best[name] - now[name]
+        error = math.sqrt(was * (1 - was) / best[counted] + now[name] * (1 - now[name]) / now[counted])
+        if less > max(lost * (was - chance), 4 * error):
+            told.append(f"{name} fell from {was:.3f} to {now[name]:.3f}")
+    return ", ".join(told) or None

@@ -196,6 +196,25 @@ def test_blocks_are_runs_of_documents_that_cover_the_corpus(tmp_path_factory, to
     assert len(edges) - 1 <= max(6900 // tokens + 1, 1)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_held_out_documents_and_the_others_are_all_and_none_is_in_both(tmp_path, share):
+    text = tmp_path / "t.txt"
+    said = [f"the wind number {n} is here.\nthe sea number {n} is there." for n in range(60)]
+    text.write_text("\n\n".join([*said, said[0], said[1]]), encoding="utf-8")  # two documents are there twice
+    found = []
+    for held_out in (True, False):
+        corpus = prepare_corpus([text], TOKENIZER, tmp_path / str(held_out), "sentences", part=(share, held_out))
+        firsts = [corpus.document(d) for d in range(corpus.documents)]
+        found.append([TOKENIZER.decode(corpus.ids(at, at + len(lengths)).tolist()) for at, lengths in firsts])
+    assert len(found[0]) + len(found[1]) == 62 and len(set(found[0]) | set(found[1])) == 60
+    assert not set(found[0]) & set(found[1])
+    assert abs(len(found[0]) / 62 - share) < 0.2
+    with pytest.raises(CheckpointError, match="made with part"):
+        prepare_corpus([text], TOKENIZER, tmp_path / "True", "sentences")
+    with pytest.raises(InputError, match=r"a share of 1\.0 of the documents cannot be held out"):
+        prepare_corpus([text], TOKENIZER, tmp_path / "x", "sentences", part=(1.0, True))
+
+
 def test_to_another_process_goes_the_name_and_not_the_corpus(tmp_path):
     corpus = prepare(tmp_path / "c")
     data = pickle.dumps(corpus)

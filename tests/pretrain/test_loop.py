@@ -25,12 +25,22 @@ from torch import nn
 import minialbert
 from minialbert.errors import CheckpointError, InputError
 from minialbert.heads import IGNORED, AlbertForPreTraining
-from minialbert.pretrain.checkpoints import LOG, MODEL, OPTIMIZER, best, checkpoints, last, read_log, read_state
+from minialbert.pretrain.checkpoints import (
+    LOG,
+    MODEL,
+    OPTIMIZER,
+    alone,
+    best,
+    checkpoints,
+    last,
+    read_log,
+    read_state,
+)
 from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.examples import Batches, Examples, Recipe
 from minialbert.pretrain.lamb import Lamb, parameter_groups
-from minialbert.pretrain.loop import Diverged, Run, pretrain
-from minialbert.pretrain.measure import held_out_batches, measure
+from minialbert.pretrain.loop import Diverged, Run, Stopped, pretrain
+from minialbert.pretrain.measure import fall, held_out_batches, measure
 from minialbert.pretrain.plan import Plan, Stage
 from minialbert.tokenizers import load_tokenizer
 from tests.conftest import GOLDEN, tiny_config
@@ -205,6 +215,47 @@ def test_processes_that_make_examples_change_no_bit(corpus, tmp_path):
     assert same_bytes(here, pretrain(tmp_path / "there", CONFIG, corpus, TOKENIZER, replace(PLAN, workers=1), until=4))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_where_it_stands_and_goes_on_to_the_same_bits(corpus, tmp_path, number):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    whole = pretrain(tmp_path / "whole", CONFIG, corpus, TOKENIZER, PLAN)
+    run = Run(tmp_path / "parts", CONFIG, corpus, TOKENIZER, PLAN)
+    update = run.update
+
+    def asked_in_the_third(batch):
+        if run.step == 2:
+            signal.raise_signal(number)
+        return update(batch)
+
+    run.update = asked_in_the_third
+    with pytest.raises(Stopped, match="step-00000003 is saved, and the same command goes on from there") as caught:
+        run.train()
+    assert caught.value.number == number
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    assert same_bytes(whole, pretrain(tmp_path / "parts", CONFIG, corpus, TOKENIZER, PLAN))
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+
+
+def test_a_second_signal_ends_a_run_at_once(corpus, tmp_path):
+    run = Run(tmp_path, CONFIG, corpus, TOKENIZER, PLAN)
+
+    def impatient(batch):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.01)
+
+    run.update = impatient
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run.train()
+    assert not isinstance(caught.value, Stopped) and last(tmp_path) is None
+
+
+def test_a_directory_is_of_one_run_at_a_time(corpus, tmp_path):
+    with alone(tmp_path), pytest.raises(CheckpointError, match="another process is training in it; wait for its end"):
+        pretrain(tmp_path, CONFIG, corpus, TOKENIZER, PLAN, until=1)
+    assert pretrain(tmp_path, CONFIG, corpus, TOKENIZER, PLAN, until=1).name == "step-00000001"
+
+
 KILLED = replace(PLAN, stages=(Stage(24, 20, 8), Stage(48, 16, 6)), save_every=3, keep_last=2, held_out=4)
 
 
@@ -377,6 +428,35 @@ def test_the_held_out_set_ends_with_the_epoch_and_is_shared_out_among_processes(
     parts = [torch.cat([x["input_ids"] for x in held_out_batches(examples, 11, 4, rank, 2)]) for rank in (0, 1)]
     assert [len(part) for part in parts] == [6, 5]
     assert torch.equal(everything[:11:2], parts[0]) and torch.equal(everything[1:11:2], parts[1])
+
+
+@pytest.mark.parametrize(
+    "now, told",
+    [
+        ((0.06, 0.81), "mlm_accuracy fell from 0.450 to 0.060"),
+        ((0.45, 0.57), "sop_accuracy fell from 0.810 to 0.570"),
+        ((0.06, 0.57), "mlm_accuracy fell from 0.450 to 0.060, sop_accuracy fell from 0.810 to 0.570"),
+        ((0.40, 0.75), None),
+    ],
+)
+def test_a_fall_is_told(now, told):
+    def figures(mlm, sop, words=10_000, pairs=1_000):
+        return {"mlm_accuracy": mlm, "sop_accuracy": sop, "words": words, "pairs": pairs}
+
+    assert fall(figures(*now), figures(0.45, 0.81)) == told
+    assert fall(figures(0.0, 0.4, 100, 64), figures(0.03, 0.6, 100, 64)) is None  # so few say nothing
+
+
+def test_a_model_that_gets_much_worse_is_told_of_and_the_better_one_is_kept(corpus, tmp_path):
+    plan = replace(PLAN, stages=(Stage(24, 6, 4),), save_every=1, keep_last=1, held_out=16)
+    run = Run(tmp_path, STILL, corpus, TOKENIZER, plan, corpus)
+    accuracies = iter([0.1, 0.3, 0.29, 0.1, 0.28, 0.3])
+    more = {"sop_accuracy": 0.5, "words": 10_000, "pairs": 1_000}
+    run.measured = lambda: {"loss": 1 - (x := next(accuracies)), "mlm_accuracy": x} | more
+    with pytest.warns(UserWarning) as caught:
+        run.train()
+    assert [str(w.message).split(",")[0] for w in caught] == ["step 4: mlm_accuracy fell from 0.300 to 0.100"]
+    assert "step-00000002, which is kept" in str(caught[0].message) and best(tmp_path).name == "step-00000002"
 
 
 def test_measuring_changes_nothing_in_the_training(corpus, tmp_path):
