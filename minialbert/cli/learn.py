@@ -24,7 +24,7 @@ from minialbert.pretrain.loop import Run, pretrain
 from minialbert.pretrain.plan import Plan, Stage
 from minialbert.pretrain.report import check, describe, statistics
 from minialbert.pretrain.sop import ORDERS
-from minialbert.pretrain.start import start_words
+from minialbert.pretrain.start import head_start
 from minialbert.tokenizers.train import SIGNS, Report, train_tokenizer
 
 
@@ -82,9 +82,9 @@ def add_commands(commands) -> None:
     learn.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="another size; may be given again"
     )
-    learn.add_argument("--words", choices=("random", "counted"), default="random",
-                       help="how the word table of a new model begins: counted from the text it learns several times "
-                       "sooner")  # fmt: skip
+    learn.add_argument("--head-start", action="store_true",
+                       help="a new model begins with words counted from the text, and two heads that look at the "
+                       "neighbours: it learns several times sooner")  # fmt: skip
     learn.add_argument("--stage", metavar="LENGTH:STEPS:BATCH", action="append", required=True, type=stage_of,
                        help="pieces, updates, examples an update; several are done in turn")  # fmt: skip
     apart = learn.add_mutually_exclusive_group()
@@ -146,11 +146,11 @@ def run_pretrain(given: argparse.Namespace) -> int:
         start = AlbertForPreTraining.from_pretrained(given.start, **changes_of(given.set))
     else:
         start = new_config(given.config, {"vocab_size": len(tokenizer)} | changes_of(given.set))
-        if given.words == "counted" and last(given.output) is None:
+        if given.head_start and last(given.output) is None:
             torch.manual_seed(plan.seed)
             start = AlbertForPreTraining(start)
             print("counting which words stand together", file=sys.stderr)
-            start_words(start, corpus, seed=plan.seed)
+            head_start(start, corpus, seed=plan.seed)
     if given.prepare_only:
         run = Run(given.output, start, corpus, tokenizer, plan, held_out, given.device)
         if not run.found:
