@@ -25,16 +25,17 @@ from minialbert.errors import InputError
 def add_commands(commands) -> None:
     embed = commands.add_parser(
         "embed", help="text to vectors", epilog=(
-            'example: minialbert embed "One text." "Another." --model DIR --layer "mean(-4..-1)" --output vectors.npy'
+            'example: minialbert embed "One text." "Another." --layer "mean(-4..-1)" --output vectors.npy'
         ), description="Text to vectors. Texts are arguments or a file's lines; vectors go to stdout, or to a file.",
     )  # fmt: skip
     _input(embed)
-    embed.add_argument("--model", metavar="REF", help="a model in any format that load takes")
+    embed.add_argument("--model", metavar="REF", help="what load takes; the small model that ships if left out")
     embed.add_argument("--output", metavar="F", type=Path, help=".npy .npz .safetensors .jsonl .parquet")
     embed.add_argument("--shards", metavar="DIR", type=Path, help="parts and a manifest; goes on after a kill")
     embed.add_argument("--part", type=int, default=2_000, metavar="N", help="texts in a part of --shards")
-    embed.add_argument("--layer", default="-1", metavar="SPEC",
-                       help="-1 (default), 3, all, embeddings, mean(-4..-1), cat(1,6,-1)")  # fmt: skip
+    embed.add_argument("--layer", metavar="SPEC",
+                       help="-1 (default, unless the model names another for sentences), 3, all, embeddings, "
+                       "mean(-4..-1), cat(1,6,-1)")  # fmt: skip
     embed.add_argument("--pooling", default="mean", choices=[p for p in POOLINGS if p != "spans"],
                        help="tokens to a vector; tokens and words give several a text")  # fmt: skip
     embed.add_argument("--word-pooling", default="mean", choices=WORD_POOLINGS, help="pieces to words")
@@ -57,10 +58,12 @@ def add_commands(commands) -> None:
 
     tokenize = commands.add_parser(
         "tokenize", help="pieces, ids, offsets, words",
-        epilog='example: minialbert tokenize "It costs 92,000 francs." --model DIR',
+        epilog='example: minialbert tokenize "It costs 92,000 francs."',
     )  # fmt: skip
     _input(tokenize)
-    tokenize.add_argument("--model", metavar="REF", required=True, help="what load takes, or a vocabulary file")
+    tokenize.add_argument(
+        "--model", metavar="REF", help="what load takes, or a vocabulary file; else the one that ships"
+    )
     tokenize.add_argument("--flavor", choices=("hf", "google"), help="whose rules; hf is the default")
     tokenize.add_argument("--json", action="store_true", help="a JSON object a text")
     tokenize.set_defaults(run=run_tokenize)
@@ -96,7 +99,7 @@ def run_embed(given: argparse.Namespace) -> int:
     embed = Embedder(model, tokenizer, batch_tokens=given.batch_tokens, device=given.device,
                      dtype=getattr(torch, given.dtype))  # fmt: skip
     print(f"{tokenizer.describe()}", file=sys.stderr)
-    layer, pooling = given.layer, given.pooling
+    layer, pooling = embed.default(given.layer, given.pooling), given.pooling
     origin = embed.provenance(layer, pooling, long=given.long, max_length=embed.limit(given.max_length),
                               word_pooling=given.word_pooling if pooling == "words" else None)  # fmt: skip
     post = Post.load(given.post) if given.post else None

@@ -39,7 +39,7 @@ class Embedder:
     """Text to vectors: `embed(texts)` is float32 [N, H].
 
         embed = Embedder(model, tokenizer)
-        embed(["One text.", "Another."])                    # [2, H], mean of the last layer
+        embed(["One text.", "Another."])                    # [2, H], the mean of all tokens
         embed(texts, layer="mean(-4..-1)", normalize=True)  # [N, H]
         embed(texts, layer="all", pooling="cls")            # [N, L + 1, H]
         embed(texts, pooling="words")                       # a list of [words, H], one for each text
@@ -79,7 +79,7 @@ class Embedder:
     def __call__(
         self,
         texts: str | Iterable[str | tuple[str, str]],
-        layer: int | str = -1,
+        layer: int | str | None = None,
         pooling: str = "mean",
         *,
         normalize: bool = False,
@@ -94,10 +94,11 @@ class Embedder:
         """Vectors of texts, numpy float32 [N, H]; a single string is a list of one; a tuple is a pair.
 
         layer: 3, -1, "embeddings" ([N, E], before the projection), "mean(-4..-1)", "cat(1,6,-1)" ([N, 3 H]), "all"
-        ([N, L + 1, H]). pooling: "mean" of all tokens, [CLS] and [SEP] among them, as sentence models have it; "cls",
-        "max"; "pooler" (trained only through the pair task); or, as a list of arrays with a row for each, "tokens",
-        "words" (their pieces joined by word_pooling: mean, first, last, sum, max, first+last), "spans" (mean of the
-        pieces inside each character range of `spans`, one list of (start, end) for each text).
+        ([N, L + 1, H]); None is -1 or, for the pooling "mean", what the model says is best.
+        pooling: "mean" of all tokens, [CLS] and [SEP] among them, as sentence models have it; "cls", "max"; "pooler"
+        (trained only through the pair task); or, as a list of arrays with a row for each, "tokens", "words" (their
+        pieces joined by word_pooling: mean, first, last, sum, max, first+last), "spans" (mean of the pieces inside each
+        character range of `spans`, one list of (start, end) for each text).
         post is fitted centring or whitening (embed/post.py), normalize makes lengths 1 after it.
         A text over max_length tokens (the model's own limit if None) is cut with a warning, refused (long="error"), or
         run in windows (long="window") that overlap by a quarter; each token is then taken from the window in which
@@ -129,7 +130,7 @@ class Embedder:
         return np.concatenate([block.vectors for block in blocks])
 
     def stream(
-        self, texts: Iterable[str | tuple[str, str]], layer: int | str = -1, pooling: str = "mean", *,
+        self, texts: Iterable[str | tuple[str, str]], layer: int | str | None = None, pooling: str = "mean", *,
         spans: Sequence[Sequence[tuple[int, int]]] | None = None, block_texts: int = BLOCK_TEXTS,
         normalize: bool = False, post: Post | None = None, word_pooling: str = "mean", max_length: int | None = None,
         long: str = "cut", exact: bool = False,
@@ -154,7 +155,7 @@ class Embedder:
             done += len(batch)
 
     def encode_ids(
-        self, ids: Sequence[Sequence[int]], layer: int | str = -1, pooling: str = "mean", *,
+        self, ids: Sequence[Sequence[int]], layer: int | str | None = None, pooling: str = "mean", *,
         types: Sequence[Sequence[int]] | None = None, normalize: bool = False, post: Post | None = None,
         exact: bool = False,
     ) -> Any:  # fmt: skip
@@ -183,8 +184,14 @@ class Embedder:
 
     # ---- what a call means ----
 
-    def layers(self, layer: int | str, pooling: str = "mean") -> Layers:
-        layers = parse_layers(layer, self.model.config.num_visits)
+    def default(self, layer: int | str | None, pooling: str = "mean") -> int | str:
+        """The layer that is meant. None: the last; of a mean, what the model's config.json says as "sentence_layer"."""
+        if layer is None:
+            layer = self.model.config.extra.get("sentence_layer", -1) if pooling == "mean" else -1
+        return layer
+
+    def layers(self, layer: int | str | None, pooling: str = "mean") -> Layers:
+        layers = parse_layers(self.default(layer, pooling), self.model.config.num_visits)
         if pooling == "pooler":
             if self.model.pooler is None:
                 raise InputError("this checkpoint has no pooler; use pooling='cls' or 'mean'")
@@ -192,7 +199,7 @@ class Embedder:
                 raise InputError("the pooler takes vectors H wide; layer 'embeddings' is E wide")
         return layers
 
-    def row_shape(self, layer: int | str = -1, post: Post | None = None) -> tuple[int, ...]:
+    def row_shape(self, layer: int | str | None = None, post: Post | None = None) -> tuple[int, ...]:
         """The shape of one vector: (H,), (n H,) for "cat", (L + 1, H) for "all", (K,) after whitening to K."""
         layers, H = self.layers(layer), self.model.config.hidden_size
         if post is not None:
@@ -212,13 +219,13 @@ class Embedder:
             raise InputError(f"max_length={max_length} must be between 4 and the model's P={P} positions")
         return max_length or most
 
-    def provenance(self, layer: int | str = -1, pooling: str = "mean", **options: Any) -> dict[str, Any]:
+    def provenance(self, layer: int | str | None = None, pooling: str = "mean", **options: Any) -> dict[str, Any]:
         """What made a vector, to be written beside it: digests, layer, pooling, precision, version."""
         return {
             "minialbert": VERSION,
             "model": self.model.digest(),
             "tokenizer": self.tokenizer.digest(),
-            "layer": self.layers(layer).name,
+            "layer": self.layers(layer, pooling).name,
             "pooling": pooling,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             **{name: value for name, value in options.items() if value is not None},

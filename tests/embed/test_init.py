@@ -1,6 +1,7 @@
 """The Embedder on a real checkpoint: against Hugging Face, exactness, slices, words, spans, windows, cuts."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minialbert
-from minialbert import Embedder
+from minialbert import AlbertConfig, AlbertModel, Embedder
 from minialbert.embed import cut_line
 from minialbert.embed.post import Post
 from minialbert.errors import InputError, NameUnknown
@@ -75,6 +76,21 @@ def test_shapes_follow_layer_and_pooling(embed):
     )
     assert embed([("a pair", "of texts")]).shape == (1, 384)
     assert embed(iter(TEXTS)).shape == (11, 384)
+
+
+def test_a_model_can_say_which_layer_is_best_for_sentences(embed):
+    config = replace(embed.model.config, extra={"sentence_layer": "mean(0..2)"})
+    model = AlbertModel(config)
+    model.load_state_dict(embed.model.state_dict())
+    said = Embedder(model, embed.tokenizer)
+    assert np.array_equal(said(TEXTS), embed(TEXTS, "mean(0..2)"))
+    assert said.provenance()["layer"] == "mean(0,1,2)" and embed.provenance()["layer"] == "6"
+    assert np.array_equal(said(TEXTS, layer=-1), embed(TEXTS))
+    ids = [embed.tokenizer.encode(text) for text in TEXTS]
+    assert np.array_equal(said.encode_ids(ids), embed.encode_ids(ids, "mean(0..2)"))
+    for pooling in ("cls", "max", "pooler"):  # of these it says nothing
+        assert np.array_equal(said(TEXTS, pooling=pooling), embed(TEXTS, pooling=pooling))
+    assert AlbertConfig.from_json(config.to_json()).extra["sentence_layer"] == "mean(0..2)"
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "pooler", "tokens", "words"])
