@@ -15,8 +15,9 @@ from minialbert.cli.settings import changes_of
 from minialbert.config import AlbertConfig
 from minialbert.convert import tokenizer_of
 from minialbert.embed.texts import read_texts
+from minialbert.errors import InputError
 from minialbert.heads import AlbertForPreTraining
-from minialbert.pretrain.checkpoints import best, last
+from minialbert.pretrain.checkpoints import LOG, best, last
 from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.documents import LAYOUTS
 from minialbert.pretrain.examples import Examples, Recipe
@@ -91,14 +92,28 @@ def add_commands(commands) -> None:
     apart.add_argument("--held-out", nargs="+", metavar="FILE", type=Path, help="to measure on, at every checkpoint")
     apart.add_argument("--held-out-share", type=float, metavar="X",
                        help="share of the documents to measure on, and not to train on")  # fmt: skip
-    learn.add_argument("--layout", choices=LAYOUTS, default="paragraphs", help="what a line of the files is")
-    learn.add_argument("--order", choices=ORDERS, default="sop", help="the task about pairs")
+    learn.add_argument("--layout", choices=LAYOUTS, default="paragraphs",
+                       help="a line is a paragraph, a sentence, or wrapped prose; a blank line between documents, "
+                       "in prose two")  # fmt: skip
+
+    learn.add_argument("--order", choices=ORDERS, default="sop",
+                       help="the second task: are the segments swapped; is one from elsewhere; none")  # fmt: skip
+
     learn.add_argument("--google-compat", action="store_true", help="examples as the released models had them")
     learn.add_argument("--optimizer", choices=("lamb", "adamw"), default="lamb")
-    learn.add_argument("--peak", type=float, metavar="X", help="of the learning rate; ALBERT's, by the batch")
-    learn.add_argument("--warmup", type=int, metavar="N", help="updates; 2.5 %% of them")
-    learn.add_argument("--clip", type=float, default=1.0, metavar="X", help="the longest gradient; 0: no limit")
-    learn.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the products")
+    learn.add_argument(
+        "--peak",
+        type=float,
+        metavar="X",
+        help="the highest learning rate; ALBERT's, scaled by the batch: small models want more, 0.005",
+    )
+    learn.add_argument("--warmup", type=int, metavar="N", help="updates with a rising rate; 2.5 %% of all")
+    learn.add_argument(
+        "--clip", type=float, default=1.0, metavar="X", help="a longer gradient is shortened to this length; 0: none"
+    )
+    learn.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the products; weights stay float32"
+    )
     learn.add_argument("--seed", type=int, default=0, metavar="N")
     learn.add_argument("--micro-tokens", type=int, default=8192, metavar="N", help="pieces in memory at once")
     learn.add_argument("--recompute", action="store_true", help="less memory, one more forward")
@@ -113,8 +128,11 @@ def add_commands(commands) -> None:
 
 
 def stage_of(text: str) -> Stage:
-    """LENGTH:STEPS:BATCH; argparse tells of anything else."""
-    length, steps, batch = map(int, text.split(":"))
+    """LENGTH:STEPS:BATCH."""
+    try:
+        length, steps, batch = map(int, text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LENGTH:STEPS:BATCH, such as 128:900:64") from None
     return Stage(length, steps, batch)
 
 
@@ -128,6 +146,13 @@ def run_pretrain(given: argparse.Namespace) -> int:
         save_every=given.save_every,
     )  # fmt: skip
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    start: AlbertConfig | AlbertForPreTraining
+    if given.start:  # before the text, which may take an hour
+        start = AlbertForPreTraining.from_pretrained(given.start, **changes_of(given.set))
+    else:
+        start = new_config(given.config, {"vocab_size": len(tokenizer)} | changes_of(given.set))
+    if given.head_start and given.start:
+        raise InputError("--head-start is for a new model, and --from has one that is trained; leave one of them out")
 
     def text(files: list[Path], name: str, part: tuple[float, bool] | None) -> Corpus:
         place = given.output / name
@@ -141,16 +166,12 @@ def run_pretrain(given: argparse.Namespace) -> int:
     held_out = None
     if given.held_out or share is not None:
         held_out = text(given.held_out or given.files, "held-out", None if share is None else (share, True))
-    start: AlbertConfig | AlbertForPreTraining
-    if given.start:
-        start = AlbertForPreTraining.from_pretrained(given.start, **changes_of(given.set))
-    else:
-        start = new_config(given.config, {"vocab_size": len(tokenizer)} | changes_of(given.set))
-        if given.head_start and last(given.output) is None:
-            torch.manual_seed(plan.seed)
-            start = AlbertForPreTraining(start)
-            print("counting which words stand together", file=sys.stderr)
-            head_start(start, corpus, seed=plan.seed)
+    found = last(given.output)
+    if given.head_start and isinstance(start, AlbertConfig) and found is None:
+        torch.manual_seed(plan.seed)
+        start = AlbertForPreTraining(start)
+        print("counting which words stand together", file=sys.stderr)
+        head_start(start, corpus, seed=plan.seed)
     if given.prepare_only:
         run = Run(given.output, start, corpus, tokenizer, plan, held_out, given.device)
         if not run.found:
@@ -161,11 +182,15 @@ def run_pretrain(given: argparse.Namespace) -> int:
             print(f"\nlength {stage.length}\n{describe(statistics(examples, limit=2000))}\n{check(examples)}")
         print(f"\nis all well: minialbert doctor {given.output}")
         return 0
+    leader = int(os.environ.get("RANK", "0")) == 0
+    if leader:
+        print(f"{f'going on from {found}' if found else 'a new run'}; losses: {given.output / LOG}", file=sys.stderr)
     place = pretrain(
         given.output, start, corpus, tokenizer, plan, held_out=held_out, device=given.device, until=given.until
     )
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(f"last  {place}\nbest  {best(given.output)}")
+    if leader:
+        good = best(given.output)
+        print(f"last  {place}" + (f"\nbest  {good}" if good else ""))
     return 0
 
 

@@ -23,6 +23,7 @@ from minialbert.pretrain.sop import FOLLOWS, NO_LABEL, RANDOM, SWAPPED
 from minialbert.tokenizers import Tokenizer
 
 OK, LOOK, WRONG, UNKNOWN = "ok", "look", "wrong", "not measured"
+SMALL_BATCH = 256  # examples; below, LAMB's rule for the rate says too little
 BETA2 = 0.999  # of Lamb and its AdamW, as in the loop
 
 
@@ -172,8 +173,12 @@ def text(examples: Examples, found: dict[str, Any]) -> Finding:
     if padding > 0.5:
         advice.append("documents are short for this length: a shorter --stage does the same in less time")
     if lost > 0.3:
-        advice.append("sentences are long for this length: a longer --stage, or --layout sentences, keeps more")
-    expected = "at most 2 % (the limit of pretrain --prepare-only), 50 %, 30 % (beyond: work or text wasted)"
+        advice.append("sentences are long for this length: a longer --stage keeps more of them")
+    if corpus.documents == 1 and corpus.sentences > 1000:
+        advice.append("all is one document: put blank lines between documents, order is learnt within each")
+    expected = (
+        "at most 2 % unknown (the tokenizer fits), 50 % padding (else work is wasted), 30 % cut away (else text is)"
+    )
     return Finding("text", LOOK if advice else OK, told, expected, "; ".join(advice))
 
 
@@ -211,7 +216,10 @@ def peak(plan: Plan, H: int) -> Finding:
     lamb = plan.optimizer == "lamb"
     rate = plan.peak if plan.peak is not None else scaled_rate(batch)
     if lamb:
-        rule, why = scaled_rate(batch), f"ALBERT's 0.00176 at 4,096, by the square root of the batch {batch:,}"
+        rule, why = (
+            scaled_rate(batch),
+            f"ALBERT's 0.00176 for batches of 4,096, times the square root of {batch:,} / 4,096",
+        )
     else:
         rule = 1e-4 * max(1.0, 768 / H) * max(1.0, math.sqrt(batch / 256))
         why = f"BERT's 1e-4 at a batch of 256 and H = 768; narrower models bear more, as 768 / {H}"
@@ -221,6 +229,11 @@ def peak(plan: Plan, H: int) -> Finding:
             WRONG,
             f"LAMB moves each matrix by rate times its own length; --peak {rule:.2g} to {4 * rule:.2g}",
         )
+    elif lamb and batch < SMALL_BATCH:
+        why += "; it is of batches of thousands, and far too low for small ones"
+        if rate < 0.001:
+            verdict = LOOK
+            advice = "models of H = 64 learnt at 0.005 to 0.03 with batches of 32, and not at 0.0001: --peak 0.005"
     elif rate > 4 * rule:
         verdict = LOOK
         advice = f"small models bear it, large ones may diverge: if the loss jumps, --peak {rule:.2g} to {4 * rule:.2g}"

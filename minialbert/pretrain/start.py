@@ -114,14 +114,17 @@ def head_start(model: AlbertForPreTraining, corpus: Corpus, *, seed: int = 0) ->
     Of the E columns of a word the last 2 K are left to the positions, whose rows get the code and the same length; the
     projection keeps lengths and angles, so the code can be read again in every layer. The first heads of each attention
     are made to read it: one looks at the piece before, one at the piece after. All of it is trained on, like any other
-    number. Pieces that the corpus lacks keep their rows. Raises InputError for H < E, or E < 8.
+    number. Pieces that the corpus lacks keep their rows. Raises InputError for H < E, and for E or D below 8.
     """
     config, embeddings = model.config, model.albert.embeddings
     V, E, H, P = config.vocab_size, config.embedding_size, config.hidden_size, config.max_position_embeddings
     D = H // config.num_attention_heads
     K = min(FREQUENCIES, E // 4, D // 2)
     if K < 2 or H < E:
-        raise InputError(f"E={E}, H={H}, D={D}: a head start needs E and D of 8 or more, and H not less than E")
+        raise InputError(
+            f"a head start needs embedding_size={E} and the width of a head {D} to be 8 or more, and hidden_size={H} "
+            "not less than embedding_size"
+        )
     length = SCALE * config.initializer_range * math.sqrt(E)
 
     found = word_table(corpus, V, E - 2 * K, seed=seed)

@@ -124,9 +124,57 @@ def test_text_becomes_a_model_that_asks_and_embeds(tmp_path, capsys):
     assert main([*run, "--seed", "1"]) == 1 and "start in a new directory" in capsys.readouterr().err
 
 
+TEXT = Path(__file__).parent.parent / "golden" / "tokenizer" / "corpus.txt"
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (
+            ["--set", "hidden_sise=16"],
+            "error: --set hidden_sise=16: no setting is named 'hidden_sise'. Nearest: hidden_size",
+        ),
+        (["--set", "hidden_size=20"], "error: hidden_size=20 is not a multiple of num_attention_heads=12"),
+        (["--config", "albert-bse-v2"], "error: "),
+        (["--held-out-share", "1.5"], "error: a share of 1.5 of the documents cannot be held out"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_any_text_is_read(tmp_path, capsys, changed, why):
+    run = ["pretrain", str(TEXT), "--tokenizer", str(TEXT.with_name("albert-tiny-500.model")), "--config",
+           "albert-base-v2", "--stage", "24:3:4", "--output", str(tmp_path / "run"), *changed]  # fmt: skip
+    assert main(run) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(why) and not any("corpus:" in line for line in said)
+
+
+def test_a_head_start_is_for_a_new_model_and_is_told_of(tmp_path, capsys):
+    run = ["pretrain", str(TEXT), "--layout", "sentences", "--tokenizer", str(TEXT.with_name("albert-tiny-500.model")),
+           "--stage", "24:2:4", "--output"]  # fmt: skip
+    sizes = [
+        "embedding_size=16",
+        "hidden_size=32",
+        "num_attention_heads=2",
+        "intermediate_size=32",
+        "num_hidden_layers=2",
+    ]
+    new = ["--config", "albert-base-v2", *(word for size in sizes for word in ("--set", size))]
+    assert main([*run, str(tmp_path / "run"), *new, "--head-start", "--held-out-share", "0.2"]) == 0
+    out, err = capsys.readouterr()
+    assert "counting which words stand together" in err and "a new run; losses: " in err
+    last = tmp_path / "run" / "step-00000002"
+    assert out.splitlines() == [f"last  {last}", f"best  {last}"]
+    assert main([*run, str(tmp_path / "run"), *new, "--head-start", "--held-out-share", "0.2"]) == 0
+    assert f"going on from {last}" in capsys.readouterr().err
+    assert main([*run, str(tmp_path / "more"), "--from", str(last), "--head-start"]) == 1
+    assert "--head-start is for a new model" in capsys.readouterr().err
+    assert main([*run, str(tmp_path / "deeper"), "--from", str(last), "--set", "num_hidden_layers=3"]) == 0
+    assert capsys.readouterr().out == f"last  {tmp_path / 'deeper' / 'step-00000002'}\n"  # nothing was held out
+
+
 def test_a_stage_that_is_none_is_a_matter_of_usage(capsys):
     with pytest.raises(SystemExit) as caught:
         main(
             ["pretrain", "x.txt", "--tokenizer", "v", "--config", "albert-base-v2", "--output", "o", "--stage", "128:9"]
         )
     assert caught.value.code == 2
+    assert "'128:9' is not LENGTH:STEPS:BATCH, such as 128:900:64" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def new(tmp_path_factory) -> Path:
     for name, seed in (("corpus", 0), ("held-out", 1)):
         text = write_stories(top / f"{name}.txt", 120 - 80 * seed, seed)
         prepare_corpus([text], TOKENIZER, top / "run" / name, layout="sentences")
-    saved(top / "run", CONFIG, replace(PLAN, peak=4e-4))
+    saved(top / "run", CONFIG, PLAN)
     return top / "run"
 
 
@@ -256,6 +256,9 @@ def test_no_warm_up_and_an_absurd_peak_are_told():
     high = peak(replace(usual, peak=0.01), 768)
     assert high.verdict == LOOK and "--peak 0.0018 to 0.007" in high.advice
     assert peak(replace(usual, peak=1.5), 768).verdict == WRONG
+    small = replace(usual, stages=(Stage(128, 400, 16),))
+    assert peak(small, 64).verdict == LOOK and "--peak 0.005" in peak(small, 64).advice
+    assert peak(replace(small, peak=0.005), 64).verdict == OK
     bert = Plan((Stage(128, 1_000_000, 256),), optimizer="adamw", peak=1e-4)
     assert peak(bert, 768).verdict == OK and peak(replace(bert, peak=1e-3), 768).verdict == LOOK
 
