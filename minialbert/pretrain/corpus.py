@@ -13,6 +13,9 @@ import bisect
 import contextlib
 import hashlib
 import json
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -88,8 +91,11 @@ def prepare_corpus(
         skip_done(directory, manifest, batches)
         results = tokenized(batches, tokenizer, layout, workers)
         with contextlib.closing(results):
-            for number, shard in enumerate(shards_of(results, shard_tokens), start=len(manifest["shards"])):
+            shards = shards_of(results, shard_tokens)
+            while (shard := next(shards, None)) is not None:
+                number = len(manifest["shards"])
                 manifest["shards"].append(write_shard(directory, number, shard, tokenizer.unk_id))
+                del shard  # or it stays in memory while the next one grows
                 write_manifest(directory, manifest)
                 progress(totals(manifest))
         if not totals(manifest)["tokens"]:
@@ -186,6 +192,14 @@ _inherited: tuple[Tokenizer, str]  # of a worker process
 def _begin(tokenizer: Tokenizer, layout: str) -> None:
     global _inherited
     _inherited = tokenizer, layout
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when the one that began it is gone: killed, it could not tell."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _work(documents: list[Document]) -> Tokenized:

@@ -5,7 +5,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +115,33 @@ def test_a_killed_worker_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_work", die)
     with pytest.raises(MiniAlbertError, match="process was killed; run again, it goes on"):
         prepare(tmp_path / "c", workers=2)
+
+
+def test_workers_end_with_the_process_that_began_them():
+    code = (
+        "import os, time\nfrom minialbert.pretrain.corpus import _begin\n"
+        "if os.fork() == 0:\n    _begin(None, '')\n    print(os.getpid(), flush=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        assert running(child)
+        parent.kill()
+        parent.wait()
+        for _ in range(200):
+            if not running(child):
+                return
+            time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("the worker lives on")
+
+
+def running(process: int) -> bool:
+    """Is it there, and no zombie?"""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_run_over_other_text_tokenizer_or_layout_is_refused(tmp_path, small_batches):
