@@ -1,21 +1,19 @@
 """Speed side by side with transformers: every row in one process, interleaved, in medians with their spread.
 
-A number of seconds means little on a machine that others use too, so each row runs its works in turn, A B A B, takes
-the ratio of every round, and shows the median of these ratios. The yardstick of the dense rows is the machine's own
-matrix-product rate, measured in the same rounds. The goals are those of the README; no test asserts a time.
+Here are the rows of inference, and `bench`, which runs all rows; bench_training.py has those of training,
+bench_measuring.py says how a row is measured. The yardstick of the dense rows is the machine's own matrix-product
+rate, measured in the same rounds. The goals are those of the README; no test asserts a time.
 """
 
 import importlib.util
 import operator
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,8 @@ from minialbert.embed.texts import read_texts
 from minialbert.errors import InputError, NameUnknown, nearest
 from minialbert.model import AlbertModel
 from minialbert.packed import PackedEncoder
-from minialbert.tokenizers import Tokenizer
+from minialbert.tools.bench_measuring import Row, Subject, compare, cpu_flags, fast_bfloat16, interleave, spread
+from minialbert.tools.bench_training import training_rows
 from minialbert.tools.cost import cost
 
 TOLERANCE = 1e-5  # of the largest value: two float32 forwards of the same mathematics are nearer than this
@@ -41,92 +40,13 @@ QUICK: dict[str, Any] = {
     "vocab_size": 100, "embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
     "intermediate_size": 64, "max_position_embeddings": 64,
 }  # fmt: skip
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")  # of the CPU, that decide speed
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison; `ratio` is the median over the rounds of ours / theirs, which is what the goal is about."""
-
-    name: str
-    unit: str
-    ours: dict[str, float]  # median, low, high
-    peer: str  # what theirs is
-    theirs: dict[str, float] | None
-    ratio: float | None
-    goal: str  # as ">= 3.5"; "" where nothing is promised
-    met: bool | None
-    facts: dict[str, float] = field(default_factory=dict)  # how equal the results are
-    equal: bool = True  # False: the two did not compute the same, and the times mean nothing
-
-
-@dataclass
-class Subject:
-    """What is measured: one model, ours and theirs with the same weights, and one corpus."""
-
-    name: str
-    model: AlbertModel
-    theirs: Any  # transformers' model, None when there is none
-    ids: list[list[int]]  # the corpus
-    texts: list[str]  # its texts and more, when it has any
-    tokenizer: Tokenizer | None
-    directory: Path | None  # where transformers finds the tokenizer
-    repeats: int
-    dense: tuple[int, int]  # B, T
-    say: Callable[[str], None]
-    left_out: list[str] = field(default_factory=list)  # what could not be measured, and why
-
-    def leave_out(self, line: str) -> None:
-        self.left_out.append(line)
-        self.say(line)
-
-    def runner(self, layer: int = -1, dtype: torch.dtype = torch.float32) -> Callable[[], np.ndarray]:
-        """Our way from the corpus to vectors, as something to be timed."""
-        embed = Embedder(self.model, self.tokenizer, dtype=dtype)  # type: ignore[arg-type]  # ready ids need none
-        types = [[0] * len(row) for row in self.ids]
-        return lambda: embed.encode_ids(self.ids, layer, types=types)
-
-
-# ---- measuring ----
-
-
-def interleave(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each work in every round; the works take turns, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def compare(
-    name: str, ours: Sequence[float], peer: str, theirs: Sequence[float] | None, goal: str = "",
-    unit: str = "s", work: tuple[float, float] | None = None, **more: Any,
-) -> Row:  # fmt: skip
-    """A Row from the seconds of each round; with `work`, (ours, theirs) in some unit, it is about work per second."""
-    if work is not None:
-        ours, theirs = [work[0] / s for s in ours], theirs and [work[1] / s for s in theirs]
-    if theirs is None:
-        return Row(name, unit, spread(ours), peer, None, None, goal, None, **more)
-    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    sign, _, number = goal.partition(" ")
-    met = None if not goal else ratio >= float(number) if sign == ">=" else ratio <= float(number)
-    return Row(name, unit, spread(ours), peer, spread(theirs), ratio, goal, met, **more)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
 
 # ---- the rows; each yields what it measured, and tells the subject what it could not ----
 
 
 def corpus_rows(subject: Subject) -> Iterator[Row]:
     """Ids of sentences of mixed length to mean-pooled vectors of the last layer, float32."""
-    run, ids, theirs = subject.runner(), subject.ids, subject.theirs
+    run, ids, theirs = runner(subject), subject.ids, subject.theirs
     works: dict[str, Callable[[], Any]] = {"ours": run}
     equality: dict[str, Any] = {}
     if theirs is not None:
@@ -140,6 +60,13 @@ def corpus_rows(subject: Subject) -> Iterator[Row]:
     for how, goal in (("padded", ">= 3.5"), ("sorted", ">= 1.45")):
         yield compare(f"corpus, {how}", seconds["ours"], f"transformers, batches of {PADDED_BATCH}", seconds.get(how),
                       goal, "tokens/s", (tokens, tokens), **equality)  # fmt: skip
+
+
+def runner(subject: Subject, layer: int = -1, dtype: torch.dtype = torch.float32) -> Callable[[], np.ndarray]:
+    """Our way from the corpus to vectors, as something to be timed."""
+    embed = Embedder(subject.model, subject.tokenizer, dtype=dtype)  # type: ignore[arg-type]  # ready ids need none
+    types = [[0] * len(row) for row in subject.ids]
+    return lambda: embed.encode_ids(subject.ids, layer, types=types)
 
 
 def their_vectors(theirs: Any, ids: list[list[int]], order: Sequence[int]) -> np.ndarray:
@@ -191,10 +118,10 @@ def layer_products(config: AlbertConfig, N: int) -> tuple[Callable[[], None], fl
 
 def bfloat16_rows(subject: Subject) -> Iterator[Row]:
     """The corpus in bfloat16 beside float32, and how far the vectors turn."""
-    if not {"avx512_bf16", "amx_bf16"} & set(cpu_flags()):
+    if not fast_bfloat16():
         subject.leave_out("bfloat16: left out, this CPU has neither AVX512-BF16 nor AMX")
         return
-    works = {"float32": subject.runner(), "bfloat16": subject.runner(dtype=torch.bfloat16)}
+    works = {"float32": runner(subject), "bfloat16": runner(subject, dtype=torch.bfloat16)}
     a, b = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (work() for work in works.values()))
     cosines = (a * b).sum(1)
     facts = {"mean cosine": float(cosines.mean()), "smallest cosine": float(cosines.min())}
@@ -207,7 +134,7 @@ def layer_rows(subject: Subject) -> Iterator[Row]:
     """Layer k alone beside the whole forward."""
     L = subject.model.config.num_visits
     some = sorted({max(L // 4, 1), max(L // 2, 1)})
-    seconds = interleave({str(k): subject.runner(layer=k) for k in {*some, L}}, subject.repeats)
+    seconds = interleave({str(k): runner(subject, layer=k) for k in {*some, L}}, subject.repeats)
     for k in some:
         yield compare(f"layer {k} alone", seconds[str(k)], f"all {L} layers", seconds[str(L)], f"<= {k / L + 0.05:.2f}")
 
@@ -253,7 +180,7 @@ def tokenize_rows(subject: Subject) -> Iterator[Row]:
 
 ROWS: dict[str, Callable[[Subject], Iterator[Row]]] = {
     "corpus": corpus_rows, "dense": dense_rows, "bfloat16": bfloat16_rows, "layer-k": layer_rows,
-    "import": import_rows, "tokenize": tokenize_rows,
+    "training": training_rows, "import": import_rows, "tokenize": tokenize_rows,
 }  # fmt: skip
 
 
@@ -279,12 +206,12 @@ def bench(
     repeats, count = repeats or (1 if quick else 3), count or (24 if quick else 256)
     subject = subject_of(ref, preset, texts, repeats, count, quick, say)
     config, lengths = subject.model.config, list(map(len, subject.ids))
-    with torch.inference_mode():
-        products, flops = layer_products(config, subject.dense[0] * subject.dense[1])
-        rate = spread([flops / 1e9 / s for s in interleave({"": products}, 3)[""]])
-        measured: list[dict[str, Any]] = []
-        for name in rows or ROWS:
-            say(f"measuring {name}")
+    products, flops = layer_products(config, subject.dense[0] * subject.dense[1])
+    rate = spread([flops / 1e9 / s for s in interleave({"": products}, 3)[""]])
+    measured: list[dict[str, Any]] = []
+    for name in rows or ROWS:
+        say(f"measuring {name}")
+        with torch.inference_mode(name != "training"):
             measured += map(asdict, ROWS[name](subject))
     return {
         "machine": {
@@ -350,12 +277,3 @@ def their_model(subject: Subject) -> Any:
         model.save_pretrained(directory)
         kwargs: Any = {"attn_implementation": "sdpa", "add_pooling_layer": model.pooler is not None}
         return cls.from_pretrained(directory, **kwargs).eval()
-
-
-def cpu_flags() -> list[str]:
-    """Those of FLAGS that this CPU has, where the system tells."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return []
-    return [flag for flag in FLAGS if flag in words]

@@ -6,11 +6,15 @@ import math
 import sys
 
 import pytest
+import torch
 
 from minialbert.cli import speed
 from minialbert.errors import InputError, NameUnknown
+from minialbert.heads import IGNORED
 from minialbert.tools import bench as module
-from minialbert.tools.bench import ROWS, TOLERANCE, bench, compare, interleave, sentences
+from minialbert.tools import bench_training as training
+from minialbert.tools.bench import ROWS, TOLERANCE, bench, sentences
+from minialbert.tools.bench_measuring import compare, interleave
 from tests.conftest import tiny_bert, tiny_config
 
 
@@ -27,13 +31,13 @@ def numbers(row: dict) -> list[float]:
 
 @pytest.fixture(scope="module")
 def found() -> dict:
-    return bench(rows=["corpus", "dense", "bfloat16", "layer-k"], quick=True)
+    return bench(rows=["corpus", "dense", "bfloat16", "training", "layer-k"], quick=True)
 
 
 def test_every_row_has_finite_numbers_and_a_verdict(found):
     names = [row["name"] for row in found["rows"]]
     expected = {"corpus, padded", "corpus, sorted", "dense 2 x 16, packed.py", "dense 2 x 16, model.py",
-                "dense 2 x 16, transformers", "layer 1 alone", "layer 2 alone"}  # fmt: skip
+                "dense 2 x 16, transformers", "training 2 x 16", "layer 1 alone", "layer 2 alone"}  # fmt: skip
     assert expected <= set(names)
     for row in found["rows"]:
         assert all(math.isfinite(x) for x in numbers(row)) and row["ratio"] > 0
@@ -49,12 +53,16 @@ def test_both_sides_compute_the_same_vectors(found):
 def test_bfloat16_is_measured_or_said_to_be_left_out(found):
     measured = any(row["name"] == "bfloat16" for row in found["rows"])
     assert measured != any(line.startswith("bfloat16: left out") for line in found["left out"])
+    trained = any(row["name"] == "training 2 x 16, bfloat16" for row in found["rows"])
+    assert trained == measured != any(line.startswith("training, bfloat16: left") for line in found["left out"])
 
 
 def test_a_cpu_without_bfloat16_leaves_its_row_out(monkeypatch):
-    monkeypatch.setattr(module, "cpu_flags", lambda: ["avx2"])
-    found = bench(rows=["bfloat16"], quick=True)
-    assert found["rows"] == [] and "AVX512-BF16" in found["left out"][0]
+    for where in (module, training):
+        monkeypatch.setattr(where, "fast_bfloat16", lambda: False)
+    found = bench(rows=["bfloat16", "training"], quick=True)
+    assert [row["name"] for row in found["rows"]] == ["training 2 x 16"]
+    assert all("AVX512-BF16" in line for line in found["left out"]) and len(found["left out"]) == 2
 
 
 def test_tables_and_json_hold_the_same_rows(capsys):
@@ -69,17 +77,21 @@ def test_vectors_that_differ_are_a_failure(monkeypatch, capsys):
     honest = module.their_vectors
     monkeypatch.setattr(module, "their_vectors", lambda *given: honest(*given) * 1.001)
     assert run("--quick", "--rows", "corpus") == 1
-    assert "error: corpus, padded, corpus, sorted: the vectors differ" in capsys.readouterr().err
+    assert "error: corpus, padded, corpus, sorted: the sides differ" in capsys.readouterr().err
 
 
 def test_without_transformers_its_side_is_left_out(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert run("--quick", "--rows", "corpus", "dense", "import") == 0
+    assert run("--quick", "--rows", "corpus", "dense", "training", "import") == 0
     told = capsys.readouterr()
     assert "transformers is not installed" in told.err
     assert "dense 2 x 16, packed.py" in told.out and "dense 2 x 16, transformers" not in told.out
-    rows = [line.split() for line in told.out.splitlines() if line.startswith(("corpus, padded", "import"))]
-    assert len(rows) == 2 and all("-" in row for row in rows)
+    rows = [
+        line.split()
+        for line in told.out.splitlines()
+        if line.startswith(("corpus, padded", "training 2 x 16 ", "import"))
+    ]
+    assert len(rows) == 3 and all("-" in row for row in rows)
 
 
 def test_import_is_timed_in_fresh_processes(monkeypatch):
@@ -111,6 +123,83 @@ def test_both_families_have_the_same_weights_on_both_sides(config, monkeypatch, 
     monkeypatch.setattr(module, "load", lambda ref: (module.AlbertModel.from_pretrained(ref), None))
     found = bench(tmp_path, rows=["corpus"], count=5, repeats=1)
     assert all(row["equal"] for row in found["rows"])
+
+
+# ---- training ----
+
+
+FAMILIES = pytest.mark.parametrize(
+    "config",
+    [tiny_config(hidden_dropout_prob=0.3), tiny_bert(attention_probs_dropout_prob=0.3)],
+    ids=["albert", "bert"],
+)
+
+
+@FAMILIES
+def test_one_step_of_training_leads_to_the_same_weights_in_float64(config):
+    ours, theirs = training.sides(config, 3, 12)
+    for side in (ours, theirs):
+        side.model.double()
+    before = [w.detach().clone() for w in theirs.model.parameters()]
+    found = training.differences(ours, theirs, torch.float64)
+    assert found["difference of losses"] < 1e-12 and found["difference of updates"] < 1e-10, found
+    moved = [not torch.equal(w, old) for w, old in zip(theirs.model.parameters(), before, strict=True)]
+    assert all(moved), "every parameter of theirs has been trained"
+
+
+@FAMILIES
+def test_both_sides_are_trained_by_the_same_optimizer_without_dropout(config):
+    ours, theirs = training.sides(config, 3, 12)
+    for side in (ours, theirs):
+        assert side.model.training
+        assert not any(m.p for m in side.model.modules() if isinstance(m, torch.nn.Dropout))
+    mine, other = (side.optimizer.param_groups for side in (ours, theirs))
+    assert [{k: x for k, x in group.items() if "param" not in k} for group in mine] == [
+        {k: x for k, x in group.items() if "param" not in k} for group in other
+    ]
+    for a, b in zip(mine, other, strict=True):
+        assert sorted(w.shape for w in a["params"]) == sorted(w.shape for w in b["params"])
+
+
+def test_both_sides_are_asked_for_the_same_words_and_none_is_padding():
+    B, T = 4, 40
+    ours, theirs = training.batch(tiny_config(max_position_embeddings=T), B, T)
+    positions, mask = ours["masked_positions"], ours["attention_mask"]
+    assert mask.sum(1).tolist() == [40, 40, 40, 30] and bool(mask.gather(1, positions).all())
+    assert torch.equal(theirs["labels"].gather(1, positions), ours["labels"])
+    asked = (theirs["labels"] != IGNORED).sum(1)
+    assert asked.tolist() == [6, 6, 6, 4] and positions.shape == (B, 6), "15 % of the words"
+    assert torch.equal(ours["sentence_order_label"], theirs["sentence_order_label"])
+
+
+@pytest.mark.parametrize("part", ["albert.pooler.weight", "albert.embeddings.word_embeddings.weight"])
+def test_a_step_that_differs_is_a_failure(monkeypatch, capsys, part):
+    honest = training.their_model
+
+    def changed(model):
+        theirs = honest(model)
+        with torch.no_grad():
+            theirs.get_parameter(part)[0, 0] += 0.05
+        return theirs
+
+    monkeypatch.setattr(training, "their_model", changed)
+    assert run("--quick", "--rows", "training") == 1
+    assert "error: training 2 x 16" in capsys.readouterr().err
+
+
+def test_a_step_that_leaves_out_a_part_of_the_work_is_a_failure(monkeypatch, capsys):
+    honest = training.batch
+
+    def changed(*given):
+        ours, theirs = honest(*given)
+        return ours, {name: x for name, x in theirs.items() if name != "token_type_ids"}
+
+    monkeypatch.setattr(training, "batch", changed)
+    assert run("--quick", "--rows", "training") == 1
+    assert "error: training 2 x 16" in capsys.readouterr().err
+
+
+# ---- numbers ----
 
 
 def test_lengths_are_those_of_sentences_and_always_the_same():
@@ -145,4 +234,4 @@ def test_unusable_arguments_are_refused():
         bench(texts="texts.txt")
     with pytest.raises(InputError, match="--threads 0"):
         run("--threads", "0")
-    assert list(ROWS) == ["corpus", "dense", "bfloat16", "layer-k", "import", "tokenize"]
+    assert list(ROWS) == ["corpus", "dense", "bfloat16", "layer-k", "training", "import", "tokenize"]
