@@ -11,10 +11,10 @@ def add_commands(commands) -> None:
     words = commands.add_parser(
         "fill-mask", help="the likeliest words for each [MASK]",
         description="The words that a pre-trained model finds likeliest for each [MASK] in a text, with probabilities.",
-        epilog='example: minialbert fill-mask "Paris is the [MASK] of France." --model albert-base-v2',
+        epilog='example: minialbert fill-mask "Paris is the [MASK] of France."',
     )  # fmt: skip
     words.add_argument("texts", nargs="+", metavar="TEXT")
-    words.add_argument("--model", metavar="REF", help="a model in any format that load takes")
+    words.add_argument("--model", metavar="REF", help="what load takes; the small model that ships if left out")
     words.add_argument("--top", type=int, default=5, metavar="K", help="words for each [MASK]")
     words.add_argument("--json", action="store_true")
     words.set_defaults(run=run_fill_mask)
@@ -22,11 +22,11 @@ def add_commands(commands) -> None:
     pair = commands.add_parser(
         "order", help="which of two segments comes first",
         description="The probability that A stands before B, from the sentence-order head; in a BERT, that B follows.",
-        epilog='example: minialbert order "He opened the door." "Then he went in." --model albert_base_v2.tar.gz',
+        epilog='example: minialbert order "He opened the door." "Then he went in."',
     )  # fmt: skip
     pair.add_argument("first", metavar="A")
     pair.add_argument("second", metavar="B")
-    pair.add_argument("--model", metavar="REF", help="a model in any format that load takes, with this head")
+    pair.add_argument("--model", metavar="REF", help="what load takes; the small model that ships if left out")
     pair.add_argument("--json", action="store_true")
     pair.set_defaults(run=run_order)
 

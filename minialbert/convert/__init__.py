@@ -13,7 +13,7 @@ from minialbert.config import AlbertConfig
 from minialbert.convert.conversion import Conversion, as_directory, convert
 from minialbert.convert.filling import fill, load_model
 from minialbert.convert.reading import LoadReport, check_vocabulary
-from minialbert.convert.sources import opened
+from minialbert.convert.sources import opened, shipped
 from minialbert.convert.writing import save_model
 from minialbert.errors import FileError
 from minialbert.model import AlbertModel
@@ -43,8 +43,9 @@ def load(
 ) -> tuple[AlbertModel, Tokenizer]:
     """A model in eval mode and its tokenizer, ALBERT or BERT, from whatever it was released as.
 
-    ref: a Hugging Face directory or a file of tensors; a Google release (.tar.gz, .zip, directory or checkpoint
-    prefix); a hub module; or an official name that is on this machine (`minialbert download NAME` gets it).
+    ref: nothing, for the small model that ships; a Hugging Face directory or a file of tensors; a Google release
+    (.tar.gz, .zip, directory or checkpoint prefix); a hub module; or an official name that is on this machine
+    (`minialbert download NAME` gets it).
     config stands in for the configuration beside the weights: a file, an official name or an AlbertConfig; vocabulary,
     a file or directory, for the one there.
     Raises FileError, ConfigError or CheckpointError; also when vocabulary and weights do not belong together, unless
@@ -57,11 +58,12 @@ def load(
     return model, tokenizer
 
 
-def tokenizer_of(ref: str | Path, **settings: Any) -> Tokenizer:
+def tokenizer_of(ref: str | Path | None = None, **settings: Any) -> Tokenizer:
     """The tokenizer alone: of whatever `load` takes, of a directory with a vocabulary and nothing else, or of its file.
 
     settings as in load_tokenizer. Raises FileError, CheckpointError, InputError.
     """
+    ref = shipped() if ref is None else ref
     try:
         find_vocabulary(ref)
     except FileError:  # an archive, a prefix, a module, a name

@@ -22,6 +22,7 @@ from minialbert.convert.torch_files import Weights, holds_weights, nothing_to_re
 from minialbert.errors import CheckpointError, FileError, MiniAlbertError
 from minialbert.tokenizers import Tokenizer, load_tokenizer
 
+SHIPPED = "minialbert-tiny-en"  # the model that load() gives
 CONFIGS = ("config.json", "albert_config.json", "bert_config.json")
 
 
@@ -72,17 +73,25 @@ class Source:
         return not self.is_google and self.weights_path == self.directory
 
 
+def shipped() -> Path:
+    """The directory of the model that ships: in the package as installed, or beside it in a clone."""
+    package = Path(__file__).parent.parent
+    found = [place / "weights" / SHIPPED for place in (package, package.parent)]
+    for path in found:
+        if path.is_dir():
+            return path
+    raise FileError(f"{found[0]}: the model that ships is not there; install minialbert again, or give a model")
+
+
 @contextmanager
 def opened(ref: str | Path | None) -> Iterator[Source]:
     """The source that a path or name means; what was unpacked for it is there as long as the context.
 
-    Raises FileError when there is nothing under this name, or nothing to read in it.
+    None, and its name, is the small model that ships. Raises FileError when there is nothing under this name, or
+    nothing to read in it.
     """
-    if ref is None:
-        raise FileError(
-            "no model given, and none ships with this version yet: give a directory, archive or checkpoint, "
-            "as --model PATH or minialbert.load(PATH)"
-        )
+    if ref is None or (str(ref) == SHIPPED and not os.path.exists(ref)):
+        ref = shipped()
     if not str(ref):
         raise FileError("the name of the model is empty; is a variable not set?")
     path = Path(ref)

@@ -231,7 +231,6 @@ def test_cost_compares_with_the_bert_of_the_same_shape(run, tmp_path):
 
 
 ERRORS = {
-    "no model": (["embed", "x"], "no model given, and none ships with this version"),
     "no such model": (["embed", "x", "--model", "/no/such"], "/no/such: no such file or directory"),
     "no text": (["embed", "--model", "DIR"], "no text: give some as arguments"),
     "two kinds of text": (["embed", "x", "--input", "y.txt", "--model", "DIR"], "both as arguments and with --input"),

@@ -688,7 +688,6 @@ def test_what_is_no_model_gets_one_line(tmp_path):
         (file / "below", "no such file or directory"),
         ("a" * 5000, "no such file or directory"),
         ("a\0b", "no such file or directory"),
-        (None, "no model given"),
     ]:
         assert words in line_of(lambda r=ref: load(r), FileError)
 

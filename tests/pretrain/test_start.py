@@ -176,7 +176,7 @@ def test_a_run_with_a_head_start_begins_at_the_loss_of_frequencies_and_stays_ahe
 
 @pytest.mark.parametrize("sizes", [{"hidden_size": 48}, {"embedding_size": 7}, {"num_attention_heads": 48}])
 def test_what_has_no_room_for_a_head_start_is_refused(corpus, sizes):  # noqa: F811
-    with pytest.raises(InputError, match="a head start needs embedding_size=.* not less than embedding_size"):
+    with pytest.raises(InputError, match=r"a head start needs embedding_size=.* not less than embedding_size"):
         head_start(AlbertForPreTraining(replace(CONFIG, **sizes)), corpus)
 
 
