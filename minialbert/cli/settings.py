@@ -19,9 +19,7 @@ def changes_of(settings: list[str]) -> dict[str, Any]:
             raise InputError(f"--set {setting!r}: expected KEY=VALUE, as hidden_act=gelu_new")
         if key not in KEYS:
             near = nearest(key, KEYS)
-            raise NameUnknown(
-                f"--set {setting}: no setting is named {key!r}. Nearest: {near or 'none'}. All: {', '.join(KEYS)}"
-            )
+            raise NameUnknown(f"--set {setting}: {key} is no field. Nearest: {near or 'none'}. All: {', '.join(KEYS)}")
         try:
             changes[key] = json.loads(value)
         except ValueError:

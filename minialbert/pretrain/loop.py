@@ -314,6 +314,7 @@ def asked_to_stop() -> Iterator[list[int]]:
         yield asked
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup's stay so
 
     def note(number: int, frame: Any) -> None:
         asked.append(number)

@@ -59,17 +59,25 @@ RECIPE = Recipe(ngram=1, short=0.0)  # words are masked one by one: a run of thr
 # ---- the world ----
 
 
-def stories(count: int, seed: int = 0, sentences: int = SENTENCES) -> list[list[str]]:
-    """Documents, each a list of sentences. The same ones for a seed, and the first ones of a longer list."""
-    if count < 0 or seed < 0 or not 2 <= sentences < len(TIMES):
-        raise InputError(f"count={count}, seed={seed}, sentences={sentences}: expected 0 or more, 0 or more, 2 to 11")
+def stories(count: int, seed: int = 0, sentences: int = SENTENCES, starts: int = len(TIMES)) -> list[list[str]]:
+    """Documents, each a list of sentences. The same ones for a seed, and the first ones of a longer list.
+
+    starts: in how many months, january first, a story may begin. If so few that none goes past december, a late month
+    in the first segment is a sign of a swap by itself, and sentence order is learnt several times sooner.
+    Raises InputError.
+    """
+    for name, value, low, high in (("sentences", sentences, 2, len(TIMES) - 1), ("starts", starts, 1, len(TIMES))):
+        if not low <= value <= high:
+            raise InputError(f"{name}={value} must be from {low} to {high}")
+    if count < 0 or seed < 0:
+        raise InputError(f"count={count}, seed={seed}: expected neither to be negative")
     draws = np.random.default_rng(seed).random((count, 2 + sentences)).tolist()
-    return [story(start, name, verbs) for start, name, *verbs in draws]
+    return [story(int(start * starts), name, verbs) for start, name, *verbs in draws]
 
 
-def story(start: float, name: float, verbs: Sequence[float]) -> list[str]:
-    """A story from numbers between 0 and 1: when it begins, whose it is, and what is done in each sentence."""
-    first, who, deeds = int(start * len(TIMES)), NAMES[int(name * len(NAMES))], list(THINGS)
+def story(first: int, name: float, verbs: Sequence[float]) -> list[str]:
+    """A story: the month in which it begins; whose it is and what is done, from numbers between 0 and 1."""
+    who, deeds = NAMES[int(name * len(NAMES))], list(THINGS)
     chosen = [deeds[int(verb * len(deeds))] for verb in verbs]
     return [f"{month(first + i)} {who} {verb} the {THINGS[verb]}" for i, verb in enumerate(chosen)]
 
@@ -85,29 +93,33 @@ class World(NamedTuple):
     corpus: Corpus
     held_out: Corpus
     length: int  # of an example: [CLS], a story of five words a sentence, two [SEP]; so each holds a whole story
+    starts: int  # in how many months a story may begin
 
 
-def split(
-    training: int, held_out: int, seed: int = 0, sentences: int = SENTENCES
-) -> tuple[list[list[str]], list[list[str]]]:
+def split(training: int, held_out: int, seed: int = 0, **shape: int) -> tuple[list[list[str]], list[list[str]]]:
     """Stories to learn from, and others, none of which is among them. Raises InputError if there are not so many."""
-    known = stories(training, seed, sentences)
+    known = stories(training, seed, **shape)
     there = set(map(tuple, known))
-    unseen = [story for story in stories(2 * held_out, seed + 1, sentences) if tuple(story) not in there][:held_out]
+    unseen = [story for story in stories(2 * held_out, seed + 1, **shape) if tuple(story) not in there][:held_out]
     if len(unseen) < held_out:
         raise InputError(f"training={training} stories leave too few of this world for held_out={held_out}; take fewer")
     return known, unseen
 
 
 def write_world(
-    directory: str | Path, training: int = 4000, held_out: int = 1000, seed: int = 0, sentences: int = SENTENCES
+    directory: str | Path,
+    training: int = 4000,
+    held_out: int = 1000,
+    seed: int = 0,
+    sentences: int = SENTENCES,
+    starts: int = len(TIMES),
 ) -> World:
     """Writes vocab.txt, stories.txt and held-out.txt (a sentence a line), and tokenizes both texts; or finds it all.
 
-    training, held_out: how many stories. Raises FileError, and CheckpointError for the directory of another world.
+    training, held_out: how many stories. Raises InputError, FileError, CheckpointError for another world's directory.
     """
     directory = Path(directory)
-    known, unseen = split(training, held_out, seed, sentences)
+    known, unseen = split(training, held_out, seed, sentences=sentences, starts=starts)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "vocab.txt", "\n".join(VOCABULARY))
@@ -116,7 +128,7 @@ def write_world(
         write_text(directory / f"{name}.txt", "\n\n".join("\n".join(story) for story in told))
     tokenizer = WordPieceTokenizer(directory / "vocab.txt")
     corpora = [prepare_corpus([directory / f"{name}.txt"], tokenizer, directory / name, "sentences") for name in names]
-    return World(tokenizer, corpora[0], corpora[1], 5 * sentences + 3)
+    return World(tokenizer, corpora[0], corpora[1], 5 * sentences + 3, starts)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -143,7 +155,7 @@ def best_possible(world: World, count: int = 1024) -> dict[str, float]:
         masked, turn, label, *_ = examples.example(*row)
         places = [*range(1, turn - 1), *range(turn, len(masked.ids) - 1)]  # without [CLS] and [SEP]
         seen = world.tokenizer.convert_ids_to_tokens(masked.ids[places].tolist())
-        order, guess = restored([seen[i : i + 5] for i in range(0, len(seen), 5)], (turn - 2) // 5)
+        order, guess = restored([seen[i : i + 5] for i in range(0, len(seen), 5)], (turn - 2) // 5, world.starts)
         ids = dict(zip(places, world.tokenizer.convert_tokens_to_ids([w for row in guess for w in row]), strict=True))
         pairs_right += order == label
         words_right += sum(
@@ -153,11 +165,11 @@ def best_possible(world: World, count: int = 1024) -> dict[str, float]:
     return {"sop_accuracy": pairs_right / count, "mlm_accuracy": words_right / words}
 
 
-def restored(seen: list[list[str]], border: int) -> tuple[int, list[list[str]]]:
+def restored(seen: list[list[str]], border: int, starts: int) -> tuple[int, list[list[str]]]:
     """The likeliest order and words of a pair: its sentences as seen, of which `border` are in the first segment."""
     size = len(seen)
     places = {IN_ORDER: [*range(size)], SWAPPED: [*range(size - border, size), *range(size - border)]}
-    tried = [(order, first) for order in places for first in range(len(TIMES))]
+    tried = [(order, first) for order in places for first in range(starts)]
 
     def agree(way: tuple[int, int]) -> int:
         order, first = way
@@ -232,15 +244,15 @@ def train(
     optimizer: str = "adamw",
     steps: int = STEPS,
     config: AlbertConfig = CONFIG,
-    sentences: int = SENTENCES,
+    world: World | None = None,
     **changes: Any,
 ) -> Outcome:
-    """Writes the world into `directory` and pre-trains a model in directory/runs/; or goes on, or finds it done.
+    """Pre-trains a model in directory/runs/; or goes on, or finds it done. The usual world is written into `directory`.
 
     changes: other fields of the Plan, such as recipe=replace(RECIPE, order="nsp"); a run with another plan needs
     another directory. Raises what write_world and pretrain raise.
     """
-    world = write_world(directory, sentences=sentences)
+    world = world or write_world(directory)
     plan = plan_for(optimizer, seed, steps, world.length, **changes)
     run = Path(directory) / "runs" / f"{optimizer}-{seed}"
     pretrain(run, config, world.corpus, world.tokenizer, plan, held_out=world.held_out, progress=False)

@@ -132,7 +132,7 @@ TEXT = Path(__file__).parent.parent / "golden" / "tokenizer" / "corpus.txt"
     [
         (
             ["--set", "hidden_sise=16"],
-            "error: --set hidden_sise=16: no setting is named 'hidden_sise'. Nearest: hidden_size",
+            "error: --set hidden_sise=16: hidden_sise is no field. Nearest: hidden_size",
         ),
         (["--set", "hidden_size=20"], "error: hidden_size=20 is not a multiple of num_attention_heads=12"),
         (["--config", "albert-bse-v2"], "error: "),

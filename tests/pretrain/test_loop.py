@@ -215,8 +215,18 @@ def test_processes_that_make_examples_change_no_bit(corpus, tmp_path):
     assert same_bytes(here, pretrain(tmp_path / "there", CONFIG, corpus, TOKENIZER, replace(PLAN, workers=1), until=4))
 
 
+@pytest.fixture
+def usual_signals():
+    """As in a terminal, wherever the tests run: what a shell starts in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_asked_to_stop_saves_where_it_stands_and_goes_on_to_the_same_bits(corpus, tmp_path, number):
+def test_a_run_that_is_asked_to_stop_saves_where_it_stands_and_goes_on_to_the_same_bits(
+    corpus, tmp_path, number, usual_signals
+):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     whole = pretrain(tmp_path / "whole", CONFIG, corpus, TOKENIZER, PLAN)
     run = Run(tmp_path / "parts", CONFIG, corpus, TOKENIZER, PLAN)
@@ -236,7 +246,7 @@ def test_a_run_that_is_asked_to_stop_saves_where_it_stands_and_goes_on_to_the_sa
     assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
 
 
-def test_a_second_signal_ends_a_run_at_once(corpus, tmp_path):
+def test_a_second_signal_ends_a_run_at_once(corpus, tmp_path, usual_signals):
     run = Run(tmp_path, CONFIG, corpus, TOKENIZER, PLAN)
 
     def impatient(batch):

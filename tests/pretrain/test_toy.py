@@ -4,6 +4,7 @@ The experiment itself, `python -m minialbert.pretrain.toy`, is too long for here
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,5 +97,21 @@ def test_a_world_written_twice_is_the_same_and_another_one_is_refused(tmp_path):
 
 @pytest.mark.parametrize("count, seed", [(-1, 0), (1, -1)])
 def test_numbers_below_zero_are_refused(count, seed):
-    with pytest.raises(InputError, match="expected 0 or more"):
+    with pytest.raises(InputError, match="expected neither to be negative"):
         stories(count, seed)
+
+
+@given(SEEDS, st.integers(2, 11), st.integers(1, 12))
+def test_stories_can_be_shorter_and_begin_in_few_months(seed, sentences, starts):
+    for story in stories(5, seed, sentences, starts):
+        assert len(story) == sentences and TIMES.index(story[0].split()[0]) < starts
+
+
+@pytest.mark.parametrize("optimizer, peak", [("adamw", 3e-3), ("lamb", 1e-2)])
+def test_a_small_model_learns_both_losses_of_a_smaller_world(tmp_path, optimizer, peak):
+    world = write_world(tmp_path, sentences=5, starts=8)
+    config = replace(CONFIG, num_hidden_layers=2)
+    run = toy.train(tmp_path, 0, optimizer, 500, config, world, peak=peak)
+    print(optimizer, run.held_out, run.left)
+    assert run.held_out["sop_accuracy"] > 0.9 and run.held_out["mlm_accuracy"] > 0.6
+    assert run.left is not None and run.curve[0]["sop_loss"] > 0.6
