@@ -16,6 +16,7 @@ from minialbert.heads import (
 )
 from minialbert.hooks import POINTS, Editor, Recorder, chain
 from minialbert.model import AlbertModel
+from minialbert.sharing import gradient_by_visit, layer_parameters, share, unshare
 from minialbert.version import VERSION
 
 __all__ = [  # noqa: RUF022  # in reading order
@@ -36,6 +37,10 @@ __all__ = [  # noqa: RUF022  # in reading order
     "Recorder",
     "Editor",
     "chain",
+    "unshare",
+    "share",
+    "layer_parameters",
+    "gradient_by_visit",
     "MiniAlbertError",
 ]
 

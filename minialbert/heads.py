@@ -123,6 +123,14 @@ class _WithHead(Pretrained, nn.Module):
         return None if labels is None else torch.as_tensor(labels, device=self.device)
 
 
+def encoder_of(model: nn.Module) -> AlbertModel:
+    """The encoder inside any class of ours; an AlbertModel is its own. Raises InputError for a stranger."""
+    inside = model.albert if isinstance(model, _WithHead) else model
+    if not isinstance(inside, AlbertModel):
+        raise InputError(f"a {type(model).__name__} has no encoder of ours in it, expected AlbertModel or AlbertFor...")
+    return inside
+
+
 class AlbertForPreTraining(_WithHead):
     """Masked words and sentence order, the two tasks ALBERT is trained on."""
 

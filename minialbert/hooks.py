@@ -12,6 +12,7 @@ layer l, l = 1..L, every visit counted. That is Hugging Face's hidden_states[l];
     model(**batch, tap=chain(silence, tape))
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from minialbert.errors import InputError, NameUnknown, nearest
 
 Tap = Callable[[str, int, Tensor], Tensor]
+Numbers = int | Iterable[int] | None  # one, several, or all
 
 POINTS = {  # name: (the layers it has, its shape, what it is)
     "embeddings.word": ("0", "[B, T, E]", "rows of the word table"),
@@ -44,10 +46,16 @@ POINTS = {  # name: (the layers it has, its shape, what it is)
 }
 
 
-class _Selection:
-    """Which points and layers a tap is interested in; the model asks `wants` before it takes the fused kernel."""
+HEADS = {name for name, (_, shape, _) in POINTS.items() if shape.startswith("[B, A")}  # these have an axis of heads, 1
+TOKENS = {name: shape.split(", ").index("T") for name, (_, shape, _) in POINTS.items() if ", T" in shape}  # queries
 
-    def __init__(self, names: Iterable[str], layers: int | Iterable[int] | None):
+
+class _Selection:
+    """Which points, layers, heads and tokens a tap is about; the model asks before it takes the fused kernel."""
+
+    def __init__(
+        self, names: Iterable[str], layers: Numbers = None, heads: Numbers = None, tokens: Numbers = None
+    ):  # fmt: skip
         self.names = tuple(names)
         if not self.names:
             raise InputError("name at least one point; Recorder(*POINTS) keeps them all")
@@ -57,10 +65,12 @@ class _Selection:
                     f"no point named {name!r}. Nearest: {nearest(name, POINTS) or 'none'}. "
                     "All points: minialbert.hooks.POINTS"
                 )
-        layers = [layers] if isinstance(layers, int) else layers
-        self.layers = None if layers is None else frozenset(layers)
-        if self.layers and min(self.layers) < 0:
-            raise InputError(f"layer {min(self.layers)}: layers are counted 0..L here, from the input upwards")
+        self.layers, self.heads, self.tokens = (
+            _numbers(what, given) for what, given in (("layer", layers), ("head", heads), ("token", tokens))
+        )
+        for axis, given, having in (("heads", heads, HEADS), ("tokens", tokens, TOKENS)):
+            if given is not None and (without := [name for name in self.names if name not in having]):
+                raise InputError(f"{axis}={given}: {without[0]} has no axis of {axis}, it is {POINTS[without[0]][1]}")
 
     def check(self, layers: int) -> None:
         """Called by the model before it runs: a tap whose every layer lies beyond the last would never fire."""
@@ -70,38 +80,106 @@ class _Selection:
     def wants(self, name: str, layer: int) -> bool:
         return name in self.names and (self.layers is None or layer in self.layers)
 
+    def part(self, name: str, tensor: Tensor) -> tuple | None:
+        """An index for the heads and tokens of a tensor, to read or to write; None is all of it."""
+        if self.heads is None and self.tokens is None:
+            return None
+        index: list = [slice(None)] * tensor.dim()
+        for what, axis, given in (("head", 1, self.heads), ("token", TOKENS.get(name, 0), self.tokens)):
+            if given is not None:
+                if max(given) >= tensor.shape[axis]:
+                    raise InputError(f"{name}: no {what} {max(given)}, there are {what}s 0..{tensor.shape[axis] - 1}")
+                index[axis] = list(given)
+        if self.heads is not None and self.tokens is not None:
+            index[1] = [[head] for head in self.heads]  # every head with every token
+        return tuple(index)
+
+
+def _numbers(what: str, given: Numbers) -> tuple[int, ...] | None:
+    """3, [3, 1] or None as a tuple, in order, each once, or None for all."""
+    if given is None:
+        return None
+    numbers = tuple(sorted({given} if isinstance(given, int) else set(given)))
+    if not numbers:
+        raise InputError(f"{what}s: an empty list names none; leave it out for all")
+    if min(numbers) < 0:
+        counted = "0..L here, from the input upwards" if what == "layer" else "from 0"
+        raise InputError(f"{what} {min(numbers)}: {what}s are counted {counted}")
+    return numbers
+
+
+class Kept(dict[tuple[str, int], Tensor]):
+    """Tensors by (point, layer); asking for what is not there tells what is."""
+
+    def __missing__(self, key):
+        rows = [f"{name}, {layer}: {list(tensor.shape)}" for (name, layer), tensor in self.items()]
+        raise NameUnknown(f"nothing kept for {key!r}: " + ("; ".join(rows) or "nothing kept yet"))
+
 
 class Recorder(_Selection):
     """Keeps the tensors that pass the named points: `tape["hidden", 6]`, or `tape["pooled"]` where there is one layer.
 
-    layers=None keeps every layer. Tensors are detached unless detach=False, which keeps the graph, so that
-    tape["ffn.out", 3].retain_grad() and backward() give gradients. Recording changes no bit of the output; scores and
-    probs are built for it beside the fused attention (with detach=False, in its place). A second call overwrites the
-    first. Raises NameUnknown for a point that does not exist or was not kept.
+    layers, heads, tokens: numbers or lists of them, None for all. Of scores and probs, tokens are the queries. What is
+    left out is not held in memory; the axes stay. device, dtype: where and as what it is kept, such as "cpu" and
+    torch.float16. gradients=True keeps after a backward() also the gradient of each, as `tape.gradients["ffn.out", 3]`.
+    detach=False keeps tensors with their graph, to compute further losses from.
+
+    Recording changes no bit of the output; scores and probs are built for it beside the fused attention. With
+    gradients=True or detach=False they are built in its place, for only then do gradients pass through them.
+    A second call overwrites the first. `size` tells the bytes before anything runs.
+    Raises NameUnknown for a point that does not exist or was not kept, InputError for numbers out of range.
     """
 
-    def __init__(self, *names: str, layers: int | Iterable[int] | None = None, detach: bool = True):
-        super().__init__(names, layers)
-        self.detach = detach
-        self.kept: dict[tuple[str, int], Tensor] = {}
+    def __init__(
+        self, *names: str, layers: Numbers = None, heads: Numbers = None, tokens: Numbers = None,
+        device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+        gradients: bool = False, detach: bool = True,
+    ):  # fmt: skip
+        super().__init__(names, layers, heads, tokens)
+        self.device, self.dtype, self.detach = device, dtype, detach
+        self.kept = Kept()
+        self.wants_gradients, self.gradients = gradients, Kept()
 
     def __call__(self, name: str, layer: int, tensor: Tensor) -> Tensor:
-        if self.wants(name, layer):
-            if not self.detach:
-                tensor = tensor.view_as(tensor)  # what is kept is then on the way to the output
-            self.kept[name, layer] = tensor.detach() if self.detach else tensor
+        if not self.wants(name, layer):
+            return tensor
+        if self.wants_gradients or not self.detach:
+            tensor = tensor.view_as(tensor)  # what is kept is then on the way to the output
+        if self.wants_gradients and tensor.requires_grad:
+            tensor.register_hook(lambda gradient: self.gradients.update({(name, layer): self.cut(name, gradient)}))
+        self.kept[name, layer] = self.cut(name, tensor.detach() if self.detach else tensor)
         return tensor
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        """The part of a tensor that is kept, where and as what it is kept."""
+        part = self.part(name, tensor)
+        return (tensor if part is None else tensor[part]).to(device=self.device, dtype=self.dtype)
+
+    def size(self, config, batch: int, length: int, depth: int | None = None) -> int:
+        """How many bytes a forward of [batch, length] ids will leave here, gradients included; nothing is run.
+
+        config: of the model. Without dtype, tensors are counted as float32.
+        """
+        H, A = config.hidden_size, config.num_attention_heads
+        T = length if self.tokens is None else len(self.tokens)
+        sizes = {"B": batch, "E": config.embedding_size, "H": H, "D": H // A, "F": config.intermediate_size,
+                 "A": A if self.heads is None else len(self.heads), "V": config.vocab_size, "2": 2}  # fmt: skip
+        last = config.num_visits if depth is None else depth
+        numbers = 0
+        for name in dict.fromkeys(self.names):
+            where, shape, _ = POINTS[name]
+            layers = {"0": range(1), "0..L": range(last + 1), "1..L": range(1, last + 1)}[where]
+            letters = shape.strip("[]").split(", ")
+            widths = [sizes[s] if s != "T" else T if axis == TOKENS[name] else length for axis, s in enumerate(letters)]
+            numbers += math.prod(widths) * sum(self.wants(name, layer) for layer in layers)
+        return numbers * (self.dtype or torch.float32).itemsize * (2 if self.wants_gradients else 1)
 
     def __getitem__(self, key: str | tuple[str, int]) -> Tensor:
         if isinstance(key, str):
             layers = [layer for name, layer in self.kept if name == key]
-            if len(layers) == 1:
-                return self.kept[key, layers[0]]
-            if layers:
+            if len(layers) > 1:
                 raise NameUnknown(f"{key!r} was kept at layers {layers}: say which, as tape[{key!r}, {layers[-1]}]")
-            key = (key, 0)
-        if key not in self.kept:
-            raise NameUnknown(f"nothing kept for {key!r}; {self!r}")
+            key = (key, layers[0] if layers else 0)
         return self.kept[key]
 
     def __contains__(self, key: tuple[str, int]) -> bool:
@@ -121,25 +199,42 @@ class Recorder(_Selection):
 class Editor(_Selection):
     """Changes what passes one point: fn(tensor) -> tensor of the same shape, at one layer, several, or all (None).
 
-    fn gets a copy, so it may also work in place; what it gives back unchanged leaves every bit as it was.
+    heads, tokens: fn sees only these, [B, a, t, ...], and what it gives is put back among the others. fn gets a copy,
+    so it may also work in place; what it gives back unchanged leaves every bit as it was. Ready-made ones (silence a
+    head, patch in another run) are in edits.py.
     """
 
-    def __init__(self, name: str, layer: int | Iterable[int] | None = None, *, fn: Callable[[Tensor], Tensor]):
-        super().__init__([name], layer)
+    def __init__(
+        self, name: str, layer: Numbers = None, *, fn: Callable[[Tensor], Tensor],
+        heads: Numbers = None, tokens: Numbers = None,
+    ):  # fmt: skip
+        super().__init__([name], layer, heads, tokens)
         if not callable(fn):
             raise InputError(f"fn is a {type(fn).__name__}, expected a function of a tensor")
         self.fn = fn
 
+    def change(self, layer: int, part: Tensor) -> Tensor:
+        """What stands in for a part at a layer."""
+        return self.fn(part)
+
     def __call__(self, name: str, layer: int, tensor: Tensor) -> Tensor:
         if not self.wants(name, layer):
             return tensor
-        copy = tensor.clone()
-        new = self.fn(copy)
-        if not isinstance(new, Tensor) or (new.shape, new.dtype) != (tensor.shape, tensor.dtype):
+        index = self.part(name, tensor)
+        before = tensor if index is None else tensor[index]
+        copy = before.clone()
+        new = self.change(layer, copy)
+        if not isinstance(new, Tensor) or (new.shape, new.dtype) != (before.shape, before.dtype):
             got = f"{list(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
-            expected = f"{list(tensor.shape)} {tensor.dtype}"
+            expected = f"{list(before.shape)} {before.dtype}"
             raise InputError(f"the editor of {name} at layer {layer} gave {got}, expected {expected}")
-        return tensor if new is copy and torch.equal(new, tensor) else new
+        if new is copy and torch.equal(new, before):
+            return tensor
+        if index is None:
+            return new
+        whole = tensor.clone()
+        whole[index] = new
+        return whole
 
 
 def chain(*taps: Tap) -> Tap:

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import torch
 
 from minialbert.convert.filling import fill
-from minialbert.convert.reading import HEADS, check_vocabulary
+from minialbert.convert.reading import HEADS, check_vocabulary, contents_of
 from minialbert.convert.sources import opened
 from minialbert.errors import CheckpointError, InputError
 from minialbert.heads import IN_ORDER, AlbertForMaskedLM, AlbertForPreTraining
+from minialbert.model import AlbertModel
 from minialbert.tokenizers import Tokenizer
 
 
@@ -31,6 +32,18 @@ def load_with_head(cls: type, ref: str | Path | None) -> tuple[Any, Tokenizer]:
         if report.new:
             missing = ", ".join(dict.fromkeys(HEADS[ours.split(".")[0]] for ours in report.new))
             raise CheckpointError(f"{ref}: has no head for {missing}; get a checkpoint as it was pre-trained")
+        tokenizer = source.tokenizer(config=model.config)
+        check_vocabulary(model.config, tokenizer, tokenizer.source)
+    return model, tokenizer
+
+
+def load_with_heads(ref: str | Path | None = None) -> tuple[Any, Tokenizer]:
+    """A model with the pre-training heads that its file has, and its tokenizer: both, masked words alone, or none."""
+    with opened(ref) as source:
+        contents = contents_of(source, None, {})
+        words, order = contents.has("mlm"), contents.has("sop")
+        cls: Any = AlbertForPreTraining if words and order else AlbertForMaskedLM if words else AlbertModel
+        model, _, _ = fill(cls, source, torch.float32, None, {})
         tokenizer = source.tokenizer(config=model.config)
         check_vocabulary(model.config, tokenizer, tokenizer.source)
     return model, tokenizer
