@@ -56,3 +56,12 @@ def check_free(path: Path) -> None:
     there = next(above for above in path.absolute().parents if os.path.lexists(above))
     if not os.path.isdir(there) or not os.access(there, os.W_OK):
         raise FileError(f"{path}: cannot be made ({there} is {'read-only' if os.path.isdir(there) else 'a file'})")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses within it becomes a FileError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -30,7 +30,7 @@ FLOOR = {  # a file imports from lower floors only
     "convert.archives": 2, "convert.fetch": 2, "convert.tf_checkpoint": 2, "convert.tf_writer": 2,
     "model": 3, "embed.shards": 3, "tools.cost": 3, "convert.names": 3, "convert.hub": 3, "convert.google_files": 3,
     "tokenizers.sentencepiece": 4, "tokenizers.wordpiece": 4, "tools.parity.probe": 3, "heads": 4, "packed": 4,
-    "edits": 2, "sharing": 5, "tools.count": 1,
+    "edits": 2, "sharing": 5, "tools.count": 1, "training": 2,
     "tokenizers": 5, "tools.verify.identify": 4,
     "tokenizers.train": 6, "pretrain.corpus": 6, "pretrain.examples": 7, "pretrain.report": 8,
     "pretrain.ranks": 1, "pretrain.checkpoints": 7, "pretrain.start": 7, "pretrain.plan": 8, "pretrain.measure": 8,

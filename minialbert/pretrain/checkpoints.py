@@ -11,33 +11,27 @@ whatever kills the process, a directory named step-... can be trusted. There are
 place here: loop.py makes them from the number of the step.
 """
 
-import contextlib
-import hashlib
 import json
-import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from minialbert.errors import CheckpointError, FileError
-from minialbert.pretrain.corpus import writing
 from minialbert.pretrain.lamb import Lamb
 from minialbert.pretrained import Pretrained
 from minialbert.tokenizers import Tokenizer
-from minialbert.whole import whole_directory, whole_file
+from minialbert.training import LOG, digest_of, discard, flush, named_state
+from minialbert.whole import whole_directory, writing
 
 FORMAT = "minialbert training state 1"
 NAME = re.compile(r"step-(\d{8,})")
 MODEL, OPTIMIZER, STATE = "model.safetensors", "training/optimizer.safetensors", "training/state.json"
-LOG, LOCK = "log.jsonl", "lock"
 
 # ---- writing ----
 
@@ -67,37 +61,6 @@ def save_checkpoint(
     return path
 
 
-def named_state(optimizer: Lamb) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The optimizer's tensors as "parameter/m", "parameter/v", "parameter/trust_ratio", and each parameter's steps."""
-    tensors, steps = {}, {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["param_names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    tensors[f"{name}/{key}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                else:
-                    steps[name] = value
-    return tensors, steps
-
-
-def flush(path: Path) -> None:
-    """Waits until a file, or the names in a directory, would outlive a power cut."""
-    with contextlib.suppress(PermissionError):  # directories cannot be opened on Windows
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def discard(path: Path) -> None:
-    """Deletes a directory; it loses its name first, so half of it is never taken for a checkpoint."""
-    if path.exists():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.old")
-        os.rename(path, temporary)
-        shutil.rmtree(temporary)
-
-
 def keep(directory: Path, count: int) -> None:
     """Deletes all checkpoints but the `count` newest and the best one, and what killed runs left half-written."""
     paths, good = checkpoints(directory), best(directory)
@@ -109,26 +72,6 @@ def keep(directory: Path, count: int) -> None:
             shutil.rmtree(path)
         for path in directory.glob(f".{LOG}.*.tmp"):
             path.unlink()
-
-
-@contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Holds a directory for one run; a process that is killed lets go of it. Raises CheckpointError when it is held."""
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / LOCK, "w")  # noqa: SIM115  # held as long as the run
-    with file:
-        try:
-            import fcntl  # not on Windows: there nothing is held
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{directory}: another process is training in it; wait for its end, or give another directory"
-            ) from None
-        except (ImportError, OSError):  # or a file system that cannot
-            pass
-        yield
 
 
 # ---- reading ----
@@ -195,56 +138,3 @@ def restore_optimizer(checkpoint: Path, state: Mapping[str, Any], optimizer: Lam
         name, _, what = key.rpartition("/")
         found[numbers[name]][what] = tensor
     optimizer.load_state_dict({"state": found, "param_groups": own["param_groups"]})
-
-
-def digest_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ---- the log ----
-
-
-class Log:
-    """log.jsonl, one line for each step that was logged; and TensorBoard's events, where that is installed."""
-
-    def __init__(self, directory: Path, step: int):
-        """Goes on after `step`: lines past it are of steps that a killed run made and this one makes again."""
-        path = directory / LOG
-        with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in read_log(directory) if row["step"] <= step]
-        with whole_file(path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        with writing(path):
-            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # open as long as the run
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
-        except ImportError:
-            self.board = None
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
-        for name, value in row.items() if self.board else ():
-            if isinstance(value, (int, float)):
-                self.board.add_scalar(name, value, row["step"])
-
-    def close(self) -> None:
-        self.file.close()
-        if self.board:
-            self.board.close()
-
-
-def read_log(directory: str | Path) -> list[dict[str, Any]]:
-    """The rows of log.jsonl in the order of their steps; a line cut off by a kill is left out."""
-    path = Path(directory) / LOG
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows

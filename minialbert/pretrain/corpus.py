@@ -29,7 +29,7 @@ import numpy as np
 from minialbert.errors import CheckpointError, FileError, InputError, MiniAlbertError
 from minialbert.pretrain.documents import Document, apart, read_documents, sentences_of, text_files
 from minialbert.tokenizers import Tokenizer
-from minialbert.whole import whole_file
+from minialbert.whole import whole_file, writing
 
 MANIFEST, FORMAT = "manifest.json", "minialbert corpus 1"
 PARTS = ("ids", "sentences", "documents")
@@ -272,14 +272,6 @@ def totals(manifest: dict[str, Any]) -> dict[str, int]:
     """documents, sentences, tokens and unknown pieces of all shards."""
     keys = ("documents", "sentences", "tokens", "unknown")
     return {key: sum(shard[key] for shard in manifest["shards"]) for key in keys}
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 # ---- files to ids ----

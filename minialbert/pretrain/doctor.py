@@ -19,7 +19,7 @@ from safetensors import safe_open
 from minialbert.errors import CheckpointError, FileError, MiniAlbertError
 from minialbert.heads import AlbertForPreTraining
 from minialbert.pretrain import fitness, symptoms, vitals
-from minialbert.pretrain.checkpoints import OPTIMIZER, check_digests, checkpoints, read_log, read_state
+from minialbert.pretrain.checkpoints import OPTIMIZER, check_digests, checkpoints, read_state
 from minialbert.pretrain.corpus import Corpus
 from minialbert.pretrain.examples import Example, Examples, Recipe
 from minialbert.pretrain.fitness import LOOK, OK, UNKNOWN, WRONG, Finding, unknown
@@ -27,6 +27,7 @@ from minialbert.pretrain.plan import Plan, Stage
 from minialbert.pretrain.report import epoch_of
 from minialbert.pretrain.start import frequencies
 from minialbert.tokenizers import Tokenizer, load_tokenizer
+from minialbert.training import read_log
 
 EXAMPLES = 500  # of which the data is judged
 TOKENS = 2048  # of the batch on which the model is judged, about

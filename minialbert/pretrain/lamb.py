@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minialbert.errors import InputError
 
@@ -73,23 +73,6 @@ def scaled_rate(batch: int, *, peak: float = 0.00176, reference: int = 4096) -> 
 
 
 # ---- which way: the optimizer ----
-
-
-def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
-    """Two groups for Lamb, named: what decays and is adapted, and what is neither, biases and all of LayerNorm.
-
-    The same split as Google's, which goes by name ("bias" or "LayerNorm" in it). Embedding tables decay.
-    Each parameter is there once, a tied one under its first name, a frozen one too: without a gradient it rests.
-    """
-    groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": weight_decay},
-        {"params": [], "weight_decay": 0.0, "trust": False},
-    ]
-    norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
-    for name, parameter in model.named_parameters():
-        excluded = id(parameter) in norms or name.endswith("bias")
-        groups[excluded]["params"].append((name, parameter))
-    return [group for group in groups if group["params"]]
 
 
 def _ratios(parameters: Tensors, update: Tensors, phi: tuple[float, float], max_trust: float) -> list[Tensor]:

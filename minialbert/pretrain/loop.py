@@ -13,9 +13,7 @@ by the words of the whole batch: more processes change nothing but the last bits
 import contextlib
 import functools
 import math
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,8 +36,6 @@ from minialbert.convert.reading import check_vocabulary
 from minialbert.errors import CheckpointError, InputError, MiniAlbertError
 from minialbert.heads import IGNORED, AlbertForPreTraining
 from minialbert.pretrain.checkpoints import (
-    Log,
-    alone,
     best,
     check_digests,
     keep,
@@ -50,11 +46,12 @@ from minialbert.pretrain.checkpoints import (
 )
 from minialbert.pretrain.corpus import Corpus
 from minialbert.pretrain.examples import Batch, Batches, Examples
-from minialbert.pretrain.lamb import Lamb, parameter_groups, set_rate
+from minialbert.pretrain.lamb import Lamb, set_rate
 from minialbert.pretrain.measure import fall, held_out_batches, measure
 from minialbert.pretrain.plan import Plan
 from minialbert.pretrain.ranks import Ranks
 from minialbert.tokenizers import Tokenizer
+from minialbert.training import Log, Stopped, alone, asked_to_stop, parameter_groups
 from minialbert.whole import whole_directory
 
 HELD_OUT_SEED = 2020  # the same examples in every run, whatever its own seed
@@ -62,14 +59,6 @@ HELD_OUT_SEED = 2020  # the same examples in every run, whatever its own seed
 
 class Diverged(MiniAlbertError, ArithmeticError):
     """A loss or a gradient that is no number any more."""
-
-
-class Stopped(KeyboardInterrupt):
-    """Raised by a run after Ctrl-C or SIGTERM, when it has saved where it stands; `number` is the signal's."""
-
-    def __init__(self, number: int, line: str):
-        super().__init__(line)
-        self.number = number
 
 
 class Run:
@@ -304,29 +293,6 @@ def trust_range(optimizer: Lamb) -> dict[str, float]:
     """The smallest and the largest trust ratio of the last update; none for AdamW."""
     ratios = optimizer.trust_ratios().values()
     return {"trust_min": min(ratios), "trust_max": max(ratios)} if ratios else {}
-
-
-@contextlib.contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """Within it Ctrl-C and SIGTERM are noted, for the loop to end after its update; a second one ends at once."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup's stay so
-
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

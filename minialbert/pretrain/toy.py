@@ -27,14 +27,14 @@ import torch
 
 from minialbert.config import AlbertConfig
 from minialbert.errors import CheckpointError, InputError, MiniAlbertError
-from minialbert.pretrain.checkpoints import read_log
-from minialbert.pretrain.corpus import Corpus, prepare_corpus, writing
+from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.examples import Examples, Recipe
 from minialbert.pretrain.loop import HELD_OUT_SEED, pretrain
 from minialbert.pretrain.plan import Plan, Stage
 from minialbert.pretrain.sop import IN_ORDER, SWAPPED
 from minialbert.tokenizers import Tokenizer, WordPieceTokenizer
-from minialbert.whole import whole_file
+from minialbert.training import read_log
+from minialbert.whole import whole_file, writing
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TIMES = (

@@ -18,8 +18,9 @@ from minialbert.config import AlbertConfig
 from minialbert.heads import IGNORED, AlbertForPreTraining
 from minialbert.hooks import Recorder
 from minialbert.pretrain.fitness import LOOK, OK, UNKNOWN, WRONG, Finding, several, unknown
-from minialbert.pretrain.lamb import Lamb, parameter_groups, set_rate
+from minialbert.pretrain.lamb import Lamb, set_rate
 from minialbert.pretrain.start import SCALE
+from minialbert.training import parameter_groups
 
 CUT = 0.8796  # standard deviation of a normal cut at two deviations, in those of the whole one
 HEAD_START = (".word.weight", ".position.weight", ".projection.weight", ".query.weight", ".key.weight")  # see start.py

@@ -15,23 +15,21 @@ from minialbert.errors import CheckpointError, FileError
 from minialbert.heads import AlbertForPreTraining
 from minialbert.pretrain import checkpoints as module
 from minialbert.pretrain.checkpoints import (
-    LOG,
     MODEL,
     OPTIMIZER,
     STATE,
-    Log,
     best,
     check_digests,
     checkpoints,
     keep,
     last,
-    read_log,
     read_state,
     restore_optimizer,
     save_checkpoint,
 )  # fmt: skip
-from minialbert.pretrain.lamb import Lamb, parameter_groups
+from minialbert.pretrain.lamb import Lamb
 from minialbert.tokenizers import load_tokenizer
+from minialbert.training import LOG, Log, parameter_groups, read_log
 from tests.conftest import GOLDEN, random_batch, tiny_config
 
 TOKENIZER = load_tokenizer(GOLDEN / "tokenizer" / "albert-tiny-500.model")

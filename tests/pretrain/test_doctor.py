@@ -20,7 +20,7 @@ from minialbert.cli import main
 from minialbert.errors import CheckpointError
 from minialbert.heads import AlbertForPreTraining
 from minialbert.pretrain import doctor, sop, symptoms, vitals
-from minialbert.pretrain.checkpoints import LOG, MODEL, checkpoints, read_log
+from minialbert.pretrain.checkpoints import MODEL, checkpoints
 from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.doctor import examine
 from minialbert.pretrain.examples import Examples, Recipe
@@ -29,6 +29,7 @@ from minialbert.pretrain.loop import Run
 from minialbert.pretrain.plan import Plan, Stage
 from minialbert.pretrain.start import head_start
 from minialbert.tokenizers import load_tokenizer
+from minialbert.training import LOG, read_log
 from tests.conftest import GOLDEN, tiny_config
 
 TOKENIZER = load_tokenizer(GOLDEN / "tokenizer" / "albert-tiny-500.model")

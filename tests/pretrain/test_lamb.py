@@ -20,7 +20,8 @@ from torch import nn
 import minialbert
 from minialbert.convert.names import expand
 from minialbert.errors import InputError
-from minialbert.pretrain.lamb import Lamb, parameter_groups, rate, scaled_rate, set_rate
+from minialbert.pretrain.lamb import Lamb, rate, scaled_rate, set_rate
+from minialbert.training import parameter_groups
 from tests.conftest import GOLDEN, random_batch, theirs_of, tiny_bert, tiny_config
 
 RECORDED = GOLDEN / "optim-google"

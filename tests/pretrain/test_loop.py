@@ -26,23 +26,21 @@ import minialbert
 from minialbert.errors import CheckpointError, InputError
 from minialbert.heads import IGNORED, AlbertForPreTraining
 from minialbert.pretrain.checkpoints import (
-    LOG,
     MODEL,
     OPTIMIZER,
-    alone,
     best,
     checkpoints,
     last,
-    read_log,
     read_state,
 )
 from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.examples import Batches, Examples, Recipe
-from minialbert.pretrain.lamb import Lamb, parameter_groups
-from minialbert.pretrain.loop import Diverged, Run, Stopped, pretrain
+from minialbert.pretrain.lamb import Lamb
+from minialbert.pretrain.loop import Diverged, Run, pretrain
 from minialbert.pretrain.measure import fall, held_out_batches, measure
 from minialbert.pretrain.plan import Plan, Stage
 from minialbert.tokenizers import load_tokenizer
+from minialbert.training import LOG, Stopped, alone, parameter_groups, read_log
 from tests.conftest import GOLDEN, tiny_config
 
 ROOT = Path(__file__).parent.parent.parent
