@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from minialbert.checkpoints import LOG, best, last
 from minialbert.cli.settings import changes_of
 from minialbert.config import AlbertConfig
 from minialbert.convert import tokenizer_of
 from minialbert.embed.texts import read_texts
 from minialbert.errors import InputError
 from minialbert.heads import AlbertForPreTraining
-from minialbert.pretrain.checkpoints import LOG, best, last
 from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.documents import LAYOUTS
 from minialbert.pretrain.examples import Examples, Recipe

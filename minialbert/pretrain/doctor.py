@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from minialbert.checkpoints import OPTIMIZER, check_digests, checkpoints, read_state
 from minialbert.errors import CheckpointError, FileError, MiniAlbertError
 from minialbert.heads import AlbertForPreTraining
 from minialbert.pretrain import fitness, symptoms, vitals
-from minialbert.pretrain.checkpoints import OPTIMIZER, check_digests, checkpoints, read_state
 from minialbert.pretrain.corpus import Corpus
 from minialbert.pretrain.examples import Example, Examples, Recipe
 from minialbert.pretrain.fitness import LOOK, OK, UNKNOWN, WRONG, Finding, unknown

@@ -2,7 +2,7 @@
 
 One update is `Run.update`, read it first: the losses of a batch, a few rows at a time; their gradient, summed over all
 processes; clipped; one step of the optimizer. plan.py says how much of what. Batches come from examples.py, the
-optimizer from lamb.py, held-out figures from measure.py; checkpoints.py writes it all down.
+optimizer from lamb.py, held-out figures from measure.py; what it leaves on disk is in ../checkpoints.py.
 
 Killed at any moment, a run goes on from its last checkpoint to the same bits (on a processor, with as many threads and
 processes): every random number is a function of the seed, the step and the place within the step, so there is no
@@ -31,11 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from minialbert.config import AlbertConfig
-from minialbert.convert.reading import check_vocabulary
-from minialbert.errors import CheckpointError, InputError, MiniAlbertError
-from minialbert.heads import IGNORED, AlbertForPreTraining
-from minialbert.pretrain.checkpoints import (
+from minialbert.checkpoints import (
     best,
     check_digests,
     keep,
@@ -44,6 +40,10 @@ from minialbert.pretrain.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
+from minialbert.config import AlbertConfig
+from minialbert.convert.reading import check_vocabulary
+from minialbert.errors import CheckpointError, InputError, MiniAlbertError
+from minialbert.heads import IGNORED, AlbertForPreTraining
 from minialbert.pretrain.corpus import Corpus
 from minialbert.pretrain.examples import Batch, Batches, Examples
 from minialbert.pretrain.lamb import Lamb, set_rate

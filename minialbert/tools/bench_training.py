@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from minialbert.config import AlbertConfig
 from minialbert.heads import IGNORED, AlbertForPreTraining
 from minialbert.pretrain.lamb import Lamb
-from minialbert.training import parameter_groups
 from minialbert.tools.bench_measuring import Row, Subject, compare, fast_bfloat16, interleave
+from minialbert.training import parameter_groups
 
 MASKED = 0.15  # of the words of every row
 RATE = 1e-3

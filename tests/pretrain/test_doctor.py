@@ -16,11 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minialbert.checkpoints import MODEL, checkpoints
 from minialbert.cli import main
 from minialbert.errors import CheckpointError
 from minialbert.heads import AlbertForPreTraining
 from minialbert.pretrain import doctor, sop, symptoms, vitals
-from minialbert.pretrain.checkpoints import MODEL, checkpoints
 from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.doctor import examine
 from minialbert.pretrain.examples import Examples, Recipe

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import torch
 
-from minialbert.pretrain.checkpoints import LOG, checkpoints, last
+from minialbert.checkpoints import LOG, checkpoints, last
 from minialbert.pretrain.corpus import prepare_corpus
 from tests.pretrain.test_loop import ROOT, TEXT, TOKENIZER, in_child, killed_run, rows_of, same_bytes
 

@@ -23,9 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import minialbert
-from minialbert.errors import CheckpointError, InputError
-from minialbert.heads import IGNORED, AlbertForPreTraining
-from minialbert.pretrain.checkpoints import (
+from minialbert.checkpoints import (
     MODEL,
     OPTIMIZER,
     best,
@@ -33,6 +31,8 @@ from minialbert.pretrain.checkpoints import (
     last,
     read_state,
 )
+from minialbert.errors import CheckpointError, InputError
+from minialbert.heads import IGNORED, AlbertForPreTraining
 from minialbert.pretrain.corpus import Corpus, prepare_corpus
 from minialbert.pretrain.examples import Batches, Examples, Recipe
 from minialbert.pretrain.lamb import Lamb

@@ -1,14 +1,13 @@
-"""What a run of loop.py leaves on disk: checkpoints, each whole or not there, and a log with a line of figures a step.
+"""What a training run leaves on disk: checkpoints, each whole or not there. Its log is in training.py.
 
     step-00000500/                a Hugging Face directory: minialbert.load reads it, and so does transformers
         config.json, model.safetensors, spiece.model, ...
-        training/optimizer.safetensors    m, v and the last trust ratio of every parameter, under its name
+        training/optimizer.safetensors    the optimizer's tensors of every parameter, under its name
         training/state.json               step, place in the data, plan, figures, SHA-256 of both files of tensors
-    log.jsonl                     one line of JSON for each step that was logged
 
 A checkpoint is written under a temporary name, flushed to the disk, and renamed; it is renamed before it is deleted. So
 whatever kills the process, a directory named step-... can be trusted. There are no pickles. Random numbers need no
-place here: loop.py makes them from the number of the step.
+place here: both loops make them from the number of the step.
 """
 
 import json
@@ -19,11 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minialbert.errors import CheckpointError, FileError
-from minialbert.pretrain.lamb import Lamb
 from minialbert.pretrained import Pretrained
 from minialbert.tokenizers import Tokenizer
 from minialbert.training import LOG, digest_of, discard, flush, named_state
@@ -37,7 +36,7 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "training/optimizer.safetensors",
 
 
 def save_checkpoint(
-    directory: Path, model: Pretrained, tokenizer: Tokenizer, optimizer: Lamb, state: Mapping[str, Any]
+    directory: Path, model: Pretrained, tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> Path:
     """Writes step-NNNNNNNN into `directory`, whole or not at all, and returns its path.
 
@@ -61,9 +60,9 @@ def save_checkpoint(
     return path
 
 
-def keep(directory: Path, count: int) -> None:
+def keep(directory: Path, count: int, figure: str = "loss") -> None:
     """Deletes all checkpoints but the `count` newest and the best one, and what killed runs left half-written."""
-    paths, good = checkpoints(directory), best(directory)
+    paths, good = checkpoints(directory), best(directory, figure)
     with writing(directory):
         for path in paths[:-count]:
             if path != good:
@@ -88,11 +87,12 @@ def last(directory: str | Path) -> Path | None:
     return next(iter(checkpoints(directory)[::-1]), None)
 
 
-def best(directory: str | Path) -> Path | None:
-    """The checkpoint with the lowest held-out loss; None when nothing was measured."""
+def best(directory: str | Path, figure: str = "loss") -> Path | None:
+    """The first checkpoint with the lowest held-out loss, or the highest of another figure; None without measures."""
     measured = [(read_state(path)["held_out"], path) for path in checkpoints(directory)]
-    losses = [(figures["loss"], path) for figures, path in measured if figures]
-    return min(losses, key=lambda pair: pair[0])[1] if losses else None
+    sign = 1 if figure == "loss" else -1
+    found = [(sign * figures[figure], path) for figures, path in measured if figures]
+    return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def check_digests(checkpoint: Path, state: Mapping[str, Any]) -> None:
             )
 
 
-def restore_optimizer(checkpoint: Path, state: Mapping[str, Any], optimizer: Lamb) -> None:
-    """Gives an optimizer the means m and v that it had. Raises CheckpointError."""
+def restore_optimizer(checkpoint: Path, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Gives an optimizer the state that it had. Raises CheckpointError."""
     try:
         tensors = load_file(checkpoint / OPTIMIZER)
     except (OSError, SafetensorError) as error:
@@ -136,5 +136,5 @@ def restore_optimizer(checkpoint: Path, state: Mapping[str, Any], optimizer: Lam
     found: dict[int, dict[str, Any]] = {numbers[name]: {"step": n} for name, n in state["optimizer_steps"].items()}
     for key, tensor in tensors.items():
         name, _, what = key.rpartition("/")
-        found[numbers[name]][what] = tensor
+        found.setdefault(numbers[name], {})[what] = tensor
     optimizer.load_state_dict({"state": found, "param_groups": own["param_groups"]})

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import minialbert
-from minialbert.errors import CheckpointError, FileError
-from minialbert.heads import AlbertForPreTraining
-from minialbert.pretrain import checkpoints as module
-from minialbert.pretrain.checkpoints import (
+from minialbert import checkpoints as module
+from minialbert.checkpoints import (
     MODEL,
     OPTIMIZER,
     STATE,
@@ -27,6 +25,8 @@ from minialbert.pretrain.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )  # fmt: skip
+from minialbert.errors import CheckpointError, FileError
+from minialbert.heads import AlbertForPreTraining
 from minialbert.pretrain.lamb import Lamb
 from minialbert.tokenizers import load_tokenizer
 from minialbert.training import LOG, Log, parameter_groups, read_log
