@@ -16,14 +16,13 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minialbert.errors import CheckpointError, FileError
-from minialbert.pretrained import Pretrained
 from minialbert.tokenizers import Tokenizer
 from minialbert.training import LOG, digest_of, discard, flush, named_state
 from minialbert.whole import whole_directory, writing
@@ -35,8 +34,14 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "training/optimizer.safetensors",
 # ---- writing ----
 
 
+class Savable(Protocol):
+    """A model of ours, or one with something around it."""
+
+    def save_pretrained(self, directory: str | Path) -> None: ...
+
+
 def save_checkpoint(
-    directory: Path, model: Pretrained, tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    directory: Path, model: Savable, tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> Path:
     """Writes step-NNNNNNNN into `directory`, whole or not at all, and returns its path.
 

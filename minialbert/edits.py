@@ -86,7 +86,7 @@ def mean_ablate(
     """The mean over a tape's texts and tokens in place of what passes: nothing but what every text has there.
 
     mask: the attention_mask of the taped batch, so that padding does not count. For points [B, T, ...] and
-    [B, A, T, D], whose mean is a vector (of each head). Raises InputError for others, NameUnknown for what is not there.
+    [B, A, T, D], whose mean is a vector (of each head). Raises InputError for others, NameUnknown without it.
     """
     if name not in TOKENS or name in ("attention.scores", "attention.probs"):
         raise InputError(f"{name} has no mean vector of a token; it can be ablated at attention.context")

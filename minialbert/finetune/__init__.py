@@ -1,0 +1,1 @@
+"""From a trained model to a task. data.py reads labelled texts and pairs."""
