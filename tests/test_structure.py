@@ -34,6 +34,10 @@ FLOOR = {  # a file imports from lower floors only
     "tools.count": 0, "tools.cost_measuring": 7, "tools.trace": 5, "tools.plot_style": 2, "tools.lens": 5,
     "tools.plots": 6, "tools.explore": 12, "tools.linear": 3, "tools.probe": 12, "cli.look": 13, "cli.probe": 13,
     "finetune": 0, "finetune.rows": 1, "finetune.data": 2, "finetune.metrics": 0,
+    "finetune.tags": 1, "finetune.columns": 4, "finetune.questions": 3, "finetune.presets": 3, "finetune.task": 6,
+    "finetune.classify": 7, "finetune.choose": 7, "finetune.tag": 7, "finetune.answer": 7, "finetune.freeze": 6,
+    "finetune.lora": 7, "finetune.adapter": 8, "finetune.predict": 7, "finetune.loop": 8, "finetune.seeds": 9,
+    "finetune.tasks": 9, "cli.tune": 13,
     "tokenizers": 5, "tools.verify.identify": 4,
     "tokenizers.train": 6, "pretrain.corpus": 6, "pretrain.examples": 7, "pretrain.report": 8,
     "pretrain.ranks": 1, "pretrain.start": 7, "pretrain.plan": 8, "pretrain.measure": 8,
@@ -273,6 +277,9 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, minilm, capsys):
     from minialbert.cli import main
 
     (tmp_path / "sentences.txt").write_text(README, encoding="utf-8")
+    for name, words in (("train", "king queen knight sword horse crown file disk key byte code bug".split()), ("dev", ["castle", "server"])):
+        rows = [f"{'old' if n < len(words) / 2 else 'new'}\tThe {word} is here." for n, word in enumerate(words)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["label\ttext", *rows]), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     commands = [
         line

@@ -49,7 +49,7 @@ def fill(
     contents = contents_of(source, config, changes)
     model = empty(cls, contents)
     wanted = parameters_of(model)
-    why_new = _why_no_classifier(cls, contents.saved, contents.config)
+    why_new = _why_no_classifier(cls, contents.saved, contents.config) if contents.has("classifier") else ""
     _leave_out(cls, wanted, contents, why_new)
     state = {ours: contents.read(ours, wanted) for ours in wanted if ours in contents.places}
     find_gaps(contents, wanted)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [  # noqa: RUF022  # in reading order
     "attention_map", "attention_grid", "rollout", "importance", "lens_table", "paths", "distances", "similarity",
-    "visits", "probe", "alt_text", "check_target", "save",
+    "visits", "probe", "tuning", "alt_text", "check_target", "save",
 ]  # fmt: skip
 
 
@@ -343,5 +343,33 @@ def probe(
     axes.set_ylabel(metric)
     layers_on(axes, layers)
     axes.set_title("What a linear probe finds at each layer")
+    legend(figure, axes)
+    return figure
+
+
+@styled
+def tuning(report: Mapping[str, Any]) -> "Figure":
+    """A fine-tuning, epoch by epoch: the goal on dev for each seed, as the report of finetune/seeds.py has it."""
+    curves = {seed["seed"]: [row["goal"] for row in seed["history"]] for seed in report["seeds"] if seed["history"]}
+    if not curves:
+        raise InputError("the report has no epoch of any seed")
+    goal, best, floor = report["goal"], report["best_seed"], report["floor"]
+    longest = max(map(len, curves.values()))
+    ends = ", ".join(f"seed {seed} ends at {values[-1]:.3g}" for seed, values in curves.items())
+    least = "" if floor is None else f" Without looking: {floor:.3g}."
+    figure = new_figure(4, 3, f"Lines of {goal} on dev over {longest} epochs, one for each seed: {ends}.{least}")
+    axes = figure.add_subplot()
+    for seed, values in curves.items():
+        kept = seed == best
+        axes.plot(
+            range(1, len(values) + 1), values, color=COLORS[0] if kept else "#888888", linewidth=1.8 if kept else 0.9,
+            marker="o", markersize=4 if kept else 2.5, label=f"seed {seed}, kept" if kept else None,
+        )  # fmt: skip
+    if floor is not None:
+        axes.axhline(floor, color="#555555", linewidth=0.9, linestyle=(0, (2, 2)), label="without looking")
+    axes.set_ylabel(f"{goal} on dev".replace("_", " "))
+    layers_on(axes, range(1, longest + 1))
+    axes.set_xlabel("epoch")
+    axes.set_title("What fine-tuning reaches, seed by seed")
     legend(figure, axes)
     return figure
