@@ -20,14 +20,12 @@ def zero_ablate(name: str, layer: Numbers = None, *, heads: Numbers = None, toke
     return Editor(name, layer, fn=torch.zeros_like, heads=heads, tokens=tokens)
 
 
-def add(name: str, vector: Tensor, layer: Numbers = None, *, heads: Numbers = None, tokens: Numbers = None) -> Editor:
+def add(name: str, layer: Numbers, vector: Tensor, *, heads: Numbers = None, tokens: Numbers = None) -> Editor:
     """Adds a vector, [H] to hidden for instance, or whatever broadcasts to the part: steering."""
     return Editor(name, layer, fn=lambda x: x + _fitting(vector, x, name), heads=heads, tokens=tokens)
 
 
-def replace(
-    name: str, value: Tensor, layer: Numbers = None, *, heads: Numbers = None, tokens: Numbers = None
-) -> Editor:
+def replace(name: str, layer: Numbers, value: Tensor, *, heads: Numbers = None, tokens: Numbers = None) -> Editor:
     """A given tensor in place of what passes; it may broadcast: [H] stands for every token."""
     return Editor(name, layer, fn=lambda x: _fitting(value, x, name).expand_as(x), heads=heads, tokens=tokens)
 
@@ -36,7 +34,11 @@ class _FromTape(Editor):
     """Takes what a tape kept at the same point and layer; without a layer given, at every one it kept."""
 
     def __init__(self, tape: Recorder, name: str, layer: Numbers, heads: Numbers, tokens: Numbers):
-        kept = [number for point, number in tape if point == name] or 0
+        if not isinstance(tape, Recorder):
+            raise InputError(f"a {type(tape).__name__} is no tape: give the Recorder that was tap= of the other run")
+        kept = [number for point, number in tape if point == name]
+        if not kept:
+            tape[name, 0]  # raises, and tells what it kept
         super().__init__(name, kept if layer is None else layer, fn=torch.clone, heads=heads, tokens=tokens)
         for number in self.layers or ():
             tape[name, number]  # what was not kept is told now

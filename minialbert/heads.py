@@ -4,7 +4,7 @@ The encoder is model.py. Every class here takes what AlbertModel takes, and labe
 and summed. A loss that counts nothing is 0, not NaN, and still has a gradient (zero). Labels of -100 are not counted.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +125,8 @@ class _WithHead(Pretrained, nn.Module):
 
 def encoder_of(model: nn.Module) -> AlbertModel:
     """The encoder inside any class of ours; an AlbertModel is its own. Raises InputError for a stranger."""
-    inside = model.albert if isinstance(model, _WithHead) else model
+    model = getattr(model, "_orig_mod", model)  # what torch.compile was given
+    inside: Any = model.albert if isinstance(model, _WithHead) else model
     if not isinstance(inside, AlbertModel):
         raise InputError(f"a {type(model).__name__} has no encoder of ours in it, expected AlbertModel or AlbertFor...")
     return inside

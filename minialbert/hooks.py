@@ -78,7 +78,10 @@ class _Selection:
             raise InputError(f"{', '.join(self.names)} at layer {min(self.layers)}: this run has layers 0..{layers}")
 
     def wants(self, name: str, layer: int) -> bool:
-        return name in self.names and (self.layers is None or layer in self.layers)
+        # compared one by one: torch.compile takes `layer in self.layers` for true or false once and for all (2.13)
+        return any(own == name for own in self.names) and (
+            self.layers is None or any(own == layer for own in self.layers)
+        )
 
     def part(self, name: str, tensor: Tensor) -> tuple | None:
         """An index for the heads and tokens of a tensor, to read or to write; None is all of it."""
@@ -95,11 +98,19 @@ class _Selection:
         return tuple(index)
 
 
+def passes(name: str, layer: int) -> bool:
+    """Whether a point exists at a layer of some model."""
+    return {"0": layer == 0, "0..L": True, "1..L": layer > 0}[POINTS[name][0]]
+
+
 def _numbers(what: str, given: Numbers) -> tuple[int, ...] | None:
     """3, [3, 1] or None as a tuple, in order, each once, or None for all."""
     if given is None:
         return None
-    numbers = tuple(sorted({given} if isinstance(given, int) else set(given)))
+    listed = [given] if isinstance(given, int) else list(given) if isinstance(given, Iterable) else [given]
+    if bad := [number for number in listed if type(number) is not int]:
+        raise InputError(f"{what}s are whole numbers, not a {type(bad[0]).__name__}")
+    numbers = tuple(sorted(set(listed)))
     if not numbers:
         raise InputError(f"{what}s: an empty list names none; leave it out for all")
     if min(numbers) < 0:
@@ -211,7 +222,14 @@ class Editor(_Selection):
         super().__init__([name], layer, heads, tokens)
         if not callable(fn):
             raise InputError(f"fn is a {type(fn).__name__}, expected a function of a tensor")
+        if never := [number for number in self.layers or () if not passes(name, number)]:
+            raise InputError(f"{name} never passes at layer {never[0]}, it does at {POINTS[name][0]}")
         self.fn = fn
+
+    def check(self, layers: int) -> None:
+        """As for every tap, and no layer may lie beyond the last: an edit that is not made is no result."""
+        if self.layers and max(self.layers) > layers:
+            raise InputError(f"{self.names[0]} at layer {max(self.layers)}: this run has layers 0..{layers}")
 
     def change(self, layer: int, part: Tensor) -> Tensor:
         """What stands in for a part at a layer."""

@@ -47,8 +47,12 @@ def share(model: Model) -> Model:
                 )
     config = replace(encoder_of(model).config, parameter_sharing="all", num_hidden_layers=len(encoder.plan),
                      num_hidden_groups=1, inner_group_num=1, model_type="albert")  # fmt: skip
-    return _rebuilt(model, config, [copy.deepcopy(encoder.attentions[encoder.plan[0][0]])],
+    twin = _rebuilt(model, config, [copy.deepcopy(encoder.attentions[encoder.plan[0][0]])],
                     [copy.deepcopy(encoder.feed_forwards[encoder.plan[0][1]])])  # fmt: skip
+    every = [layer_parameters(model, layer, own=False) for layer in range(1, len(encoder.plan) + 1)]
+    for name, weight in layer_parameters(twin, 1, own=False).items():  # what learns in any layer learns in the one
+        weight.requires_grad_(any(weights[name].requires_grad for weights in every))
+    return twin
 
 
 def layer_parameters(model: nn.Module, layer: int, own: bool = True) -> dict[str, Tensor]:
@@ -75,27 +79,35 @@ def layer_parameters(model: nn.Module, layer: int, own: bool = True) -> dict[str
     return {f"{part}.{name}": weight for part, block in parts.items() for name, weight in block.named_parameters()}
 
 
-def gradient_by_visit(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> dict[str, Tensor]:
+def gradient_by_visit(
+    model: nn.Module, loss: Callable[[nn.Module], Tensor], depth: int | None = None
+) -> dict[str, Tensor]:
     """The gradient of shared weights, split into what each visit asks for: {"attention.query.weight": [L, H, H], ...}.
 
     loss: a function that runs the model it is given and returns a number, as `lambda m: m(**batch, labels=y).loss`. A
     shared weight's gradient is the sum over its visits, and these are the terms: x.sum(0) is what backward() gives.
-    Weights are not copied: each visit sees them through a view of its own. The model's own .grad stays as it was.
+    depth: how many visits the loss makes, if not L. Weights are not copied: each visit sees them through a view of its
+    own. The model's own .grad stays as it was.
     """
     encoder = encoder_of(model).encoder
+    plan = encoder.visits(depth)
     views: list[dict[str, Tensor]] = []
     blocks: tuple[list, list] = [], []
-    for a, f in encoder.plan:
+    for a, f in plan:
         seen: dict[str, Tensor] = {}
         for kind, part, block in ((0, "attention", encoder.attentions[a]), (1, "ffn", encoder.feed_forwards[f])):
             blocks[kind].append(_seen_through_views(block, f"{part}.", seen))
         views.append(seen)
-    apart = _rebuilt(model, _unshared(encoder_of(model).config), *blocks, keep=model.parameters())
-    value = loss(apart)
+    apart = _rebuilt(model, _unshared(encoder_of(model).config, len(plan)), *blocks, keep=model.parameters())
+    with torch.enable_grad():
+        value = loss(apart)
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise InputError("loss(model) must give one number with a gradient, such as model(**batch, labels=y).loss")
     wanted = [view for seen in views for view in seen.values()]
-    found = iter(torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True))
+    gradients = torch.autograd.grad(value, wanted, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise InputError("the loss does not depend on the layers of the model it was given: use the m of loss(m)")
+    found = iter(torch.zeros_like(w) if g is None else g for g, w in zip(gradients, wanted, strict=True))
     rows = [{name: next(found) for name in seen} for seen in views]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -112,9 +124,9 @@ def _seen_through_views(block: nn.Module, prefix: str, seen: dict[str, Tensor]) 
     return twin
 
 
-def _unshared(config: AlbertConfig) -> AlbertConfig:
+def _unshared(config: AlbertConfig, visits: int | None = None) -> AlbertConfig:
     """The same shape with a block for each visit."""
-    visits = config.num_visits
+    visits = config.num_visits if visits is None else visits
     return replace(
         config, num_hidden_layers=visits, num_hidden_groups=visits, inner_group_num=1, parameter_sharing="all"
     )

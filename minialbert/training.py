@@ -1,4 +1,4 @@
-"""What a training run needs, whatever it trains: groups of parameters, a log, a lock, being stopped, being whole.
+"""What a training run needs, whatever it trains: groups, precision, a log, a lock, being stopped, being whole.
 
 pretrain/loop.py and finetune/loop.py have the loops. Nothing here knows a model or data.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minialbert.errors import CheckpointError
 from minialbert.whole import whole_file, writing
@@ -53,6 +54,21 @@ def named_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], di
                 else:
                     steps[name] = value
     return tensors, steps
+
+
+@contextlib.contextmanager
+def autocast(dtype: str, device: torch.device) -> Iterator[None]:
+    """How products are computed within it: in "float32" as they stand, or in "bfloat16".
+
+    In bfloat16 on a processor attention is written out, product by product: at T = 128 the gradient of the fused
+    kernel took 31 % of a training step there, and a step without it 0.8 of the time (measured, AMX).
+    """
+    with contextlib.ExitStack() as stack:
+        if dtype == "bfloat16":
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+            if device.type == "cpu":
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 # ---- being stopped ----

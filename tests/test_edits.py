@@ -90,6 +90,8 @@ def test_what_a_tape_did_not_keep_or_kept_in_another_shape_is_refused(model):
         patch(tape, "hidden", 3)
     with pytest.raises(NameUnknown, match="nothing kept for"):
         patch(tape, "mid")
+    with pytest.raises(InputError, match="a dict is no tape: give the Recorder"):
+        patch({}, "hidden")
     with pytest.raises(InputError, match=r"kept hidden at layer 2 as \[3, 9, 12\], this run has \[2, 9, 12\]"):
         model(**random_batch(model.config, B=2), tap=patch(tape, "hidden"))
 
@@ -120,18 +122,20 @@ def test_add_and_replace_take_what_broadcasts_and_refuse_what_does_not(model):
     batch = random_batch(model.config)
     plain = run(model, batch)
     vector = torch.linspace(-1, 1, 12, dtype=torch.float32)
-    steered = run(model, batch, add("hidden", vector, 2, tokens=[1, 3]))
+    steered = run(model, batch, add("hidden", 2, vector, tokens=[1, 3]))
     assert torch.equal(steered["hidden", 2][:, [1, 3]], plain["hidden", 2][:, [1, 3]] + vector.double())
     assert torch.equal(steered["hidden", 2][:, 2], plain["hidden", 2][:, 2])
-    put = run(model, batch, replace("hidden", vector, 2, tokens=4))
+    put = run(model, batch, replace("hidden", 2, vector, tokens=4))
     assert torch.equal(put["hidden", 2][:, 4], vector.double().expand(3, 12))
-    moved = run(model, batch, replace("hidden", plain["hidden", 2][:, 5:6], 2, tokens=4))  # token 5 in the place of 4
+    moved = run(model, batch, replace("hidden", 2, plain["hidden", 2][:, 5:6], tokens=4))  # token 5 in the place of 4
     assert torch.equal(moved["hidden", 2][:, 4], plain["hidden", 2][:, 5])
     for edit in (add, replace):
         with pytest.raises(InputError, match=r"a tensor \[7\] does not fit hidden, here \[3, 9, 12\]"):
-            model(**batch, tap=edit("hidden", torch.ones(7), 2))
+            model(**batch, tap=edit("hidden", 2, torch.ones(7)))
+        with pytest.raises(InputError, match="layers are whole numbers, not a Tensor"):
+            edit("hidden", torch.ones(12), 3)
         with pytest.raises(InputError, match="does not fit"):
-            model(**batch, tap=edit("hidden", torch.ones(4, 3, 9, 12), 2))
+            model(**batch, tap=edit("hidden", 2, torch.ones(4, 3, 9, 12)))
 
 
 def test_mean_ablation_puts_in_the_mean_of_real_tokens(model):
@@ -160,5 +164,5 @@ def test_edits_work_in_training_and_gradients_pass_them():
     model = AlbertModel(tiny_config(hidden_dropout_prob=0.1)).train()
     batch = random_batch(model.config)
     vector = torch.zeros(12, requires_grad=True)
-    model(**batch, tap=add("hidden", vector, 3, tokens=2)).last_hidden_state.square().sum().backward()
+    model(**batch, tap=add("hidden", 3, vector, tokens=2)).last_hidden_state.square().sum().backward()
     assert vector.grad.abs().sum() > 0

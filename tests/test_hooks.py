@@ -226,6 +226,9 @@ def test_heads_and_tokens_that_are_not_there_are_refused(model):
         (lambda: Recorder("pooled", tokens=1), r"pooled has no axis of tokens, it is \[B, H\]"),
         (lambda: Recorder("hidden", tokens=-1), "token -1: tokens are counted from 0"),
         (lambda: Recorder("hidden", layers=[]), "an empty list names none"),
+        (lambda: Editor("mid", [0, 2], fn=abs), r"mid never passes at layer 0, it does at 1\.\.L"),
+        (lambda: Recorder("hidden", layers=2.0), "layers are whole numbers, not a float"),
+        (lambda: model(**batch, tap=Editor("mid", [3, 7], fn=abs)), r"mid at layer 7: this run has layers 0\.\.6"),
         (lambda: model(**batch, tap=Recorder("attention.q", heads=[0, 3])), r"no head 3, there are heads 0\.\.2"),
         (lambda: model(**batch, tap=Editor("mid", 2, fn=abs, tokens=9)), r"no token 9, there are tokens 0\.\.8"),
     ]:
@@ -300,6 +303,17 @@ def test_taps_work_under_torch_compile(model):
         found = compiled(**batch, tap=chain(silence, again))
     assert (found.prediction_logits - want.prediction_logits).abs().max() < 1e-6
     assert set(again) == set(tape) and all((again[key] - tape[key]).abs().max() < 1e-6 for key in tape)
+
+
+def test_a_compiled_model_hears_another_tap_at_another_layer(model):
+    batch = random_batch(model.config)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        for layer in (3, 1, 2, 3):
+            silence, tape = Editor("hidden", layer, fn=torch.zeros_like), Recorder("mid", layers=layer)
+            want = model(**batch, tap=silence).prediction_logits
+            assert (compiled(**batch, tap=chain(silence, tape)).prediction_logits - want).abs().max() < 1e-6
+            assert list(tape) == [("mid", layer)]
 
 
 # ---- the trap ----

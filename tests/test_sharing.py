@@ -202,6 +202,29 @@ def test_a_visit_behind_the_loss_has_no_gradient():
     assert (norms[:2] > 0).all() and (norms[2:] == 0).all()
 
 
+def test_more_visits_than_layers_have_their_parts_too_and_the_loss_must_use_the_model_it_gets():
+    model, batch = made(AlbertForMaskedLM, tiny_config()), random_batch(tiny_config())
+    with torch.no_grad():
+        parts = gradient_by_visit(model, lambda m: loss_of(m, batch), depth=9)
+    assert all(len(rows) == 9 for rows in parts.values())
+    model(**batch, labels=batch["input_ids"], depth=9).loss.backward()
+    whole = layer_parameters(model, 1, own=False)["ffn.up.weight"].grad
+    assert (parts["ffn.up.weight"].sum(0) - whole).abs().max() < 1e-12
+    with pytest.raises(InputError, match=r"use the m of loss\(m\)"):
+        gradient_by_visit(model, lambda m: loss_of(model, batch))
+
+
+def test_what_learns_in_any_layer_learns_in_the_shared_one():
+    apart = unshare(made(AlbertModel, tiny_config()))
+    for weight in layer_parameters(apart, 1).values():
+        weight.requires_grad_(False)
+    assert all(w.requires_grad for w in share(apart).parameters())
+    for layer in range(2, 7):
+        layer_parameters(apart, layer)["ffn.up.bias"].requires_grad_(False)
+    frozen = {name for name, w in layer_parameters(share(apart), 1, own=False).items() if not w.requires_grad}
+    assert frozen == {"ffn.up.bias"}
+
+
 @pytest.mark.parametrize("loss", [lambda m: 3.0, lambda m: torch.ones(2), lambda m: torch.tensor(1.0)])
 def test_a_loss_without_a_gradient_is_refused(loss):
     with pytest.raises(InputError, match="must give one number with a gradient"):

@@ -31,7 +31,7 @@ def add_commands(commands) -> None:
     steps = commands.add_parser(
         "trace", help="the forward step by step: shapes, numbers, formulas, lines of code",
         description="Each point that a text passes on its way through the model, visit by visit: its shape, its "
-                    "numbers, its formula, and the line of model.py or heads.py that made it.",
+                    "numbers, its formula, and the line of model.py or heads.py where it passes.",
         epilog='example: minialbert trace "The cat [MASK] on the mat." --layer 0 1 6 --point hidden attention.probs',
     )  # fmt: skip
     steps.add_argument("text", metavar="TEXT")
@@ -101,7 +101,7 @@ def run_explore(given: argparse.Namespace) -> int:
     model, tokenizer = load_with_heads(given.model)
     html = explore(model, tokenizer, given.text, given.pair, ref=given.model)
     write(html, given.output)
-    print(f"{given.output}: {len(html):,} bytes; open it in a browser", file=sys.stderr)
+    print(f"{given.output}: {len(html.encode()):,} bytes; open it in a browser", file=sys.stderr)
     return 0
 
 

@@ -112,7 +112,8 @@ def run_cost(given: argparse.Namespace) -> int:
     said, run = answers(config, ours, theirs, others), None
     if given.measure:
         run = _measured(given, config)
-        said.append("Measured: " + run["said"])
+        times = ", ".join(f"{row['ratio']['median']:.2f} at {name}" for name, row in run["seconds"].items())
+        said.append(f"Measured: a forward takes this share of BERT's time, caches and all: {times}. {run['said']}")
     if given.json:
         found = {"model": ours.to_json(), "bert": theirs.to_json(), "answers": said}
         found |= {"released": {name: other.to_json() for name, other in others.items()}}
@@ -121,7 +122,7 @@ def run_cost(given: argparse.Namespace) -> int:
     name = given.model or SHIPPED
     heads = "" if given.masked is None else f", heads for {given.masked} masked words each"
     print(f"{name}: {_sizes(config)}\n{given.batch} x {given.length} tokens, {given.dtype}{heads}\n")
-    print(f"{'':<34}{'this model':>18}{'BERT, same shape':>18}{'ratio':>8}")
+    print(f"{'':<38}{'this model':>16}{'BERT, same shape':>18}{'ratio':>8}")
     _print_cost(ours, theirs, others)
     if not config.hidden_dropout_prob and not config.attention_probs_dropout_prob:
         dropped = [replace(each, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1) for each in (config, bert)]
@@ -137,7 +138,7 @@ def run_cost(given: argparse.Namespace) -> int:
 def _config_of(ref: str | None) -> AlbertConfig:
     """The configuration that a name, a file or a model has; no weights are read."""
     path = Path(ref or SHIPPED)
-    if path.suffix == ".json" and path.is_file():
+    if path.suffix == ".json":
         return AlbertConfig.from_json(path)
     if config_in(path).is_file():
         return AlbertConfig.from_json(config_in(path))
@@ -189,10 +190,14 @@ def _print_cost(ours: Cost, theirs: Cost, others: dict[str, Cost]) -> None:
 
 def _print_measured(run: dict[str, Any], ours: Cost, theirs: Cost) -> None:
     """What a run counted, marked where that is not what was computed, and its times."""
-    print("\ncounted in a run")
+    print("\ncounted in a run; a multiply-add is 2 FLOPs")
     counts = run["counted"]
     rows = {
-        "FLOPs of a forward": ("flops", 2 * ours.total_multiply_adds, 2 * theirs.total_multiply_adds),
+        "FLOPs of a forward": (
+            "flops",
+            2 * ours.total_multiply_adds,
+            2 * theirs.total_multiply_adds,
+        ),
         "FLOPs of forward and backward": ("step_flops", 2 * ours.step_multiply_adds, 2 * theirs.step_multiply_adds),
         "bytes of activations, peak": ("inference_bytes", ours.inference_bytes, theirs.inference_bytes),
         "bytes kept for backward": ("training_bytes", ours.training_bytes, theirs.training_bytes),
@@ -202,7 +207,7 @@ def _print_measured(run: dict[str, Any], ours: Cost, theirs: Cost) -> None:
         off = max(abs(counts["model"][key] / mine - 1), abs(counts["bert"][key] / other - 1))
         if off:
             print(f"    off what was computed by {off:.2%} at most")
-    _row("bytes of a step, peak", counts["model"]["step_peak_bytes"], counts["bert"]["step_peak_bytes"])
+    _row("peak of a step, weights aside", counts["model"]["step_peak_bytes"], counts["bert"]["step_peak_bytes"])
     machine = run["machine"]
     print(f"\ntimed, medians in ms, {machine['threads']} thread{'s' if machine['threads'] > 1 else ''}; ratio: median "
           "and quartiles of its rounds")  # fmt: skip

@@ -9,7 +9,7 @@ the order of the rows and dropout's random numbers are functions of the seed and
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from minialbert.finetune.predict import said_of
 from minialbert.finetune.task import Feature, Task
 from minialbert.heads import encoder_of
 from minialbert.tokenizers import Tokenizer
-from minialbert.training import Log, Stopped, alone, asked_to_stop, parameter_groups
+from minialbert.training import Log, Stopped, alone, asked_to_stop, autocast, parameter_groups
 
 GOAL = "goal"  # what the best epoch is chosen by, among the figures of a checkpoint
 TASK, LORA = "minialbert_task", "lora.safetensors"  # a key of config.json, and a file beside it
@@ -190,13 +190,8 @@ class Tuning:
         rows = order[at * self.plan.batch : (at + 1) * self.plan.batch]
         return self.task.batch([self.train_features[row] for row in rows], self.tokenizer.pad_id)
 
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
-        """How products are computed."""
-        with contextlib.ExitStack() as stack:
-            if self.plan.dtype == "bfloat16":
-                stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
-            yield
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        return autocast(self.plan.dtype, self.device)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One update on one batch; returns its figures. Raises Diverged, with the weights as they were before.

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -51,7 +50,7 @@ from minialbert.pretrain.measure import fall, held_out_batches, measure
 from minialbert.pretrain.plan import Plan
 from minialbert.pretrain.ranks import Ranks
 from minialbert.tokenizers import Tokenizer
-from minialbert.training import Log, Stopped, alone, asked_to_stop, parameter_groups
+from minialbert.training import Log, Stopped, alone, asked_to_stop, autocast, parameter_groups
 from minialbert.whole import whole_directory
 
 HELD_OUT_SEED = 2020  # the same examples in every run, whatever its own seed
@@ -133,19 +132,8 @@ class Run:
                 yield from islice(loader, end - self.step)
             begin = end
 
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
-        """How products are computed.
-
-        In bfloat16 on a processor attention is written out, product by product: at T = 128 the gradient of the fused
-        kernel took 31 % of a training step there, and a step without it 0.8 of the time (measured, AMX).
-        """
-        with contextlib.ExitStack() as stack:
-            if self.plan.dtype == "bfloat16":
-                stack.enter_context(torch.autocast(self.ranks.device.type, torch.bfloat16))
-                if self.ranks.device.type == "cpu":
-                    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            yield
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        return autocast(self.plan.dtype, self.ranks.device)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """One update on one batch; returns its figures. Raises Diverged, with the weights as they were before.

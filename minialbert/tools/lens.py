@@ -42,6 +42,8 @@ def looking(model: nn.Module) -> Iterator[None]:
 
 def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What the encoder takes of a batch, labels left out; N choices for each of B questions are B N texts."""
+    if not isinstance(batch, Mapping):
+        raise InputError(f"a {type(batch).__name__} is no batch, expected what the tokenizer gives: tokenizer([text])")
     inputs = {name: batch[name] for name in INPUTS if name in batch and batch[name] is not None}
     for name, values in inputs.items():
         tensor = torch.as_tensor(values)

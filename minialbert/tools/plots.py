@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minialbert.errors import InputError
-from minialbert.tools.lens import ALIKE, Distances
+from minialbert.tools.lens import ALIKE, Distances, Similarity
 from minialbert.tools.plot_style import (
     COLORS,
     HATCHES,
@@ -130,8 +130,8 @@ def sharpest(values: Sequence[np.ndarray]) -> str:
 
 @styled
 def importance(values: Any, what: str = "relative change of the output") -> "Figure":
-    """One array of lens.head_importance, [L, A]: what silencing a head at a visit changes."""
-    found = array(values, 2, "importance")
+    """What lens.head_importance gives, or one array of it, [L, A]: what silencing a head at a visit changes."""
+    found = array(getattr(values, "change", values), 2, "importance")
     L, A = found.shape
     layer, head = np.unravel_index(np.abs(found).argmax(), found.shape)
     figure = new_figure(max(3.6, 0.3 * L + 1.4), max(2.5, 0.26 * A + 1.2), (
@@ -240,8 +240,9 @@ def spread(wanted: np.ndarray) -> np.ndarray:
 
 
 @styled
-def distances(results: Mapping[str, Distances]) -> "Figure":
+def distances(results: Distances | Mapping[str, Distances]) -> "Figure":
     """Figure 1 of the ALBERT paper, for each model by name: how far each layer moves its tokens, and how they turn."""
+    results = {"model": results} if isinstance(results, Distances) else results
     l2 = {name: array(result.l2, 1, "l2") for name, result in results.items()}
     degrees = {name: array(result.degrees, 1, "degrees") for name, result in results.items()}
     if not l2:
@@ -267,8 +268,9 @@ def distances(results: Mapping[str, Distances]) -> "Figure":
 
 
 @styled
-def similarity(curves: Mapping[str, Any], threshold: float | None = ALIKE) -> "Figure":
+def similarity(curves: Similarity | Mapping[str, Any], threshold: float | None = ALIKE) -> "Figure":
     """Collapse: mean cosines at layers 0..L by name, as lens.position_similarity(...)._asdict(), or several models'."""
+    curves = curves._asdict() if isinstance(curves, Similarity) else curves
     found = {name: array(values, 1, name) for name, values in curves.items()}
     found = {name: values for name, values in found.items() if not np.isnan(values).all()}
     if len({len(values) for values in found.values()}) != 1:

@@ -1,4 +1,4 @@
-"""The forward, told step by step: what each point holds, its formula, and the line of code that made it.
+"""The forward, told step by step: what each point holds, its formula, and the line of code where it passes.
 
 The points are those of hooks.py, the code is model.py and heads.py, the letters theirs. File and line are read from
 the frame that calls the tap, so they cannot go stale. `minialbert trace` (cli/look.py) prints what is made here.
@@ -78,7 +78,7 @@ class Step:
     low: float
     high: float
     formula: str
-    file: str  # of the code that made it, inside the package: "model.py"
+    file: str  # of the code where it passes, inside the package: "model.py"
     line: int
     code: str  # that line, without its indent
     module: str  # whose forward that is, a name for model.get_submodule; one name at two layers: the same weights
@@ -131,7 +131,7 @@ class _Follower:
 
 
 def maker(frame: FrameType) -> FrameType:
-    """The innermost frame of the package that is no tap's: the line that made the tensor."""
+    """The innermost frame of the package that is no tap's: the line where the tensor passes, just made."""
     while frame.f_back is not None and not _makes(frame.f_code.co_filename):
         frame = frame.f_back
     return frame

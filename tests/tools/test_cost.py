@@ -274,7 +274,7 @@ def test_a_measured_page_says_that_counts_are_as_computed(tmp_path, capsys):
         torch.set_num_threads(before)
     out, err = capsys.readouterr()
     assert "counted in a run" in out and "off what was computed" not in out and "1 thread;" in out
-    assert "Measured: 4 layers read" in out and "timing" in err
+    assert "Measured: a forward takes this share of BERT's time" in " ".join(out.split()) and "timing" in err
     assert max(map(len, out.splitlines()[1:])) <= 80  # the first is as long as the path
 
 

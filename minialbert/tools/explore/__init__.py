@@ -190,6 +190,8 @@ def check_target(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise FileError(f"{path}: is a directory; give the name of the page in it, as {path / 'page.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path}: a page is HTML, give a name that ends in .html")
     if not path.parent.is_dir():
         raise FileError(f"{path}: there is no directory {path.parent}; make it, or give another place")
 

@@ -464,6 +464,7 @@ function map() {
   for (const kind of ["pointerleave", "blur"]) holder.addEventListener(kind, () => (untip(), choose({ cell: null })));
   holder.addEventListener("click", () => state.cell && choose({ token: state.cell[state.toward ? 1 : 0] }));
   holder.addEventListener("keydown", (event) => {
+    untip(); // the pointer's cell is not the one that keys choose
     const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     if (!step || event.shiftKey) return;
     event.preventDefault();
