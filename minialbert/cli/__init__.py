@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 
-from minialbert.cli import ask, files, health, hub, learn, look, models, probe, proof, speed, texts, tune
+from minialbert.cli import ask, files, health, hub, learn, look, models, probe, proof, speed, texts, tune, vectors
 from minialbert.errors import MiniAlbertError
 from minialbert.version import VERSION
 
@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="minialbert", description="ALBERT and BERT: text to vectors, and a look inside.")
     top.add_argument("--version", action="version", version=f"minialbert {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (texts, ask, models, look, probe, files, proof, hub, learn, tune, health, speed):
+    for module in (texts, ask, models, look, probe, files, proof, hub, learn, tune, vectors, health, speed):
         module.add_commands(commands)
     for command in commands.choices.values():
         command.formatter_class = _Help

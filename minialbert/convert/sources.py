@@ -104,6 +104,8 @@ def opened(ref: str | Path | None) -> Iterator[Source]:
             raise FileError(f"{ref}: no such file or directory; {_what_then(str(ref))}")
         path = found
     if os.path.isdir(path):
+        if os.path.isfile(path / "report.json") and os.path.isfile(path / "model" / "config.json"):
+            path = path / "model"  # a run of finetune: its best model
         archive = _only_archive(path)
         if archive is None:
             yield _directory(path, str(ref))

@@ -94,7 +94,8 @@ class Saved:
         inside, lora = opened(self.model)
         trunk = encoder_of(inside)
         before = trunk.config
-        named = replace(before, extra={**before.extra, TASK: self.task.settings})
+        extra = {name: value for name, value in before.extra.items() if name != "sentence_layer"}  # was before tuning
+        named = replace(before, extra=extra | {TASK: self.task.settings})
         try:
             inside.config = trunk.config = named
             inside.save_pretrained(directory)

@@ -154,8 +154,7 @@ def load_tuned(ref: str | Path) -> tuple[nn.Module, Tokenizer, Task]:
 
     Raises what loading raises, and CheckpointError when the head is not in the file.
     """
-    inside = Path(ref) / "model"
-    with opened(inside if (inside / "config.json").is_file() else ref) as source:
+    with opened(ref) as source:
         task = task_of(AlbertConfig.from_json(source.config), ref)
         model, report, _ = fill(task.head, source, torch.float32, None, {})
         if report.new:
