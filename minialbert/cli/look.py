@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from minialbert.config import AlbertConfig
 from minialbert.errors import InputError
 from minialbert.heads import IN_ORDER, AlbertForMaskedLM, AlbertForPreTraining, encoder_of
+from minialbert.hooks import POINTS
 from minialbert.tokenizers import Tokenizer
 from minialbert.tools.ask import Guess, load_with_heads
 from minialbert.tools.explore import check_target, explore, write
@@ -37,8 +38,12 @@ def add_commands(commands) -> None:
     steps.add_argument("text", metavar="TEXT")
     steps.add_argument("--pair", metavar="TEXT2", help="a second segment")
     steps.add_argument("--model", metavar="REF", help="what load takes; the small model that ships if left out")
-    steps.add_argument("--layer", type=int, nargs="+", action="extend", metavar="N", help="only these; 0 is the input")
-    steps.add_argument("--point", nargs="+", action="extend", metavar="NAME", help="only these; minialbert.POINTS")
+    steps.add_argument(
+        "--layer", type=layer_number, nargs="+", action="extend", metavar="N", help="only these; 0 is the input"
+    )
+    steps.add_argument(
+        "--point", nargs="+", action="extend", metavar="NAME", help=f"only these, of {', '.join(POINTS)}"
+    )
     steps.add_argument("--depth", type=int, metavar="N", help="layers to visit, if not all")
     steps.add_argument("--json", action="store_true")
     steps.set_defaults(run=run_trace)
@@ -55,6 +60,13 @@ def add_commands(commands) -> None:
     page.add_argument("--model", metavar="REF", help="what load takes; the small model that ships if left out")
     page.add_argument("--output", required=True, metavar="FILE", help="the page, such as page.html")
     page.set_defaults(run=run_explore)
+
+
+def layer_number(text: str) -> int:
+    """A number of --layer; what else stands there is likely the text."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a layer; TEXT stands before --layer")
+    return int(text)
 
 
 def run_trace(given: argparse.Namespace) -> int:

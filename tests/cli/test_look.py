@@ -242,3 +242,10 @@ def test_colours_only_on_a_terminal_that_wants_them(run, monkeypatch):
 def test_every_point_is_on_the_page(run):
     _, out, _ = run("trace", "A cat.")
     assert set(STEP.findall(out)) == set(POINTS)
+
+
+def test_a_text_behind_layer_is_told_where_it_stands(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["trace", "--layer", "0", "1", "A cat."])
+    assert stopped.value.code == 2
+    assert "'A cat.' is no number of a layer; TEXT stands before --layer" in capsys.readouterr().err
