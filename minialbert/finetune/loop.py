@@ -31,6 +31,7 @@ from minialbert.tokenizers import Tokenizer
 from minialbert.training import Log, Stopped, alone, asked_to_stop, autocast, parameter_groups
 
 GOAL = "goal"  # what the best epoch is chosen by, among the figures of a checkpoint
+ALIKE = 16  # batches that are sorted by length together
 TASK, LORA = "minialbert_task", "lora.safetensors"  # a key of config.json, and a file beside it
 
 
@@ -121,6 +122,21 @@ def opened(model: nn.Module) -> tuple[Any, Lora | None]:
 # ---- the loop ----
 
 
+def batches_of(lengths: Sequence[int], size: int, seed: Sequence[int]) -> list[np.ndarray]:
+    """All rows in batches, in an order that the seed decides; rows of like length share one, to save padding.
+
+    Rows are shuffled, some batches at a time sorted by length, and the batches shuffled again.
+    """
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(lengths))
+    found: list[np.ndarray] = []
+    for begin in range(0, len(order), size * ALIKE):
+        some = order[begin : begin + size * ALIKE]
+        some = some[np.argsort(np.asarray(lengths)[some], kind="stable")]
+        found += [some[at : at + size] for at in range(0, len(some), size)]
+    return [found[number] for number in draw.permutation(len(found))]
+
+
 class Tuning:
     """A model in training on one task with one seed: where it stands (`step`), and its figures on dev epoch by epoch.
 
@@ -187,8 +203,8 @@ class Tuning:
     def batch(self) -> dict[str, Tensor]:
         """The rows of the next update: each epoch goes through all of them, in an order of its own."""
         epoch, at = divmod(self.step, self.per_epoch)
-        order = np.random.default_rng([self.plan.seed, epoch]).permutation(len(self.train_features))
-        rows = order[at * self.plan.batch : (at + 1) * self.plan.batch]
+        lengths = [len(feature.ids) for feature in self.train_features]
+        rows = batches_of(lengths, self.plan.batch, [self.plan.seed, epoch])[at]
         return self.task.batch([self.train_features[row] for row in rows], self.tokenizer.pad_id)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:

@@ -3,15 +3,18 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minialbert import AlbertForSequenceClassification
 from minialbert.errors import CheckpointError, InputError
 from minialbert.finetune.classify import ClassifyTask
 from minialbert.finetune.data import Example
 from minialbert.finetune.freeze import freeze, learn_only
-from minialbert.finetune.loop import Diverged, Plan, Tuning
+from minialbert.finetune.loop import Diverged, Plan, Tuning, batches_of
 from minialbert.finetune.lora import Lora, with_lora
 from minialbert.finetune.seeds import AllFailed, finetune, outcome_of
 from minialbert.heads import encoder_of
@@ -97,19 +100,25 @@ def test_rows_that_go_through_a_few_at_a_time_give_the_same_step(tmp_path, weigh
         assert all((x - found[0][1][name]).abs().max() < 1e-12 for name, x in weights_then.items())
 
 
-def test_each_epoch_has_every_row_once_in_an_order_of_its_own(tmp_path):
-    run = tuning(tmp_path, train=TRAIN[:21])
-    assert (run.per_epoch, run.steps) == (3, 9)
-    epochs = []
-    for step in range(9):
-        run.step = step
-        epochs += [tuple(map(tuple, run.batch()["input_ids"].tolist()))]
-    sizes = [len(batch) for batch in epochs]
-    assert sizes == [8, 8, 5] * 3
-    flat = [
-        sorted(tuple(i for i in row if i) for batch in epochs[3 * e : 3 * e + 3] for row in batch) for e in range(3)
-    ]
-    assert flat[0] == flat[1] == flat[2] and epochs[:3] != epochs[3:6] != epochs[6:]
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=400), st.integers(1, 40), st.integers(0, 9))
+def test_batches_have_every_row_once_and_only_one_is_short(lengths, size, seed):
+    batches = batches_of(lengths, size, [seed, 0])
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // size) and sum(len(batch) < size for batch in batches) <= 1
+    again = batches_of(lengths, size, [seed, 0])
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_rows_of_like_length_share_a_batch_and_each_epoch_has_an_order_of_its_own():
+    lengths = np.random.default_rng(0).integers(5, 100, 2000)
+    padded = {size: sum(len(b) * lengths[b].max() for b in batches_of(lengths, 32, [0, size])) for size in (0, 1)}
+    assert (
+        max(padded.values())
+        < 1.1 * lengths.sum()
+        < 0.65 * sum(32 * max(lengths[at : at + 32]) for at in range(0, 2000, 32))
+    )
+    first, second = (np.concatenate(batches_of(lengths, 32, [0, epoch])) for epoch in (0, 1))
+    assert (first != second).mean() > 0.9
 
 
 def test_the_rate_goes_up_and_down_to_nothing():
