@@ -1,6 +1,7 @@
 """Commands for a task of one's own: finetune, evaluate, predict."""
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,6 @@ from minialbert.finetune.tasks import TASKS, TEXTS, as_examples, load_tuned, rea
 from minialbert.heads import encoder_of
 from minialbert.sharing import unshare
 from minialbert.tools.plots import check_target, save, tuning
-from minialbert.training import digest_of
 from minialbert.whole import whole_file
 
 KINDS = (
@@ -83,7 +83,7 @@ def add_commands(commands) -> None:
     part.add_argument(
         "--per-visit", action="store_true", help="of --lora: adapters of its own for each visit of a block"
     )
-    part.add_argument("--lora-maps", nargs="+", default=["query", "value"], metavar="MAP",
+    part.add_argument("--lora-maps", nargs="+", metavar="MAP",
                       help=f"of --lora, some of {', '.join(MAPS)}; attention and ffn are all of theirs")  # fmt: skip
     part.add_argument("--unshare", action="store_true", help="first give each layer its own weights")
     part.add_argument("--no-gradient", type=int, default=0, metavar="K", help="the first K visits run without gradient")
@@ -144,8 +144,10 @@ def run_finetune(given: argparse.Namespace) -> int:
         check_target(given.plot)
     if given.seeds < 1:
         raise InputError(f"--seeds {given.seeds} must be at least 1")
-    if given.per_visit and given.lora is None:
-        raise InputError("--per-visit is for --lora RANK")
+    for option, value in (("--per-visit", given.per_visit), ("--lora-maps", given.lora_maps)):
+        if value and given.lora is None:
+            raise InputError(f"{option} is for --lora RANK")
+    check_device(given.device)
     train, dev, name = _data(given)
     with opened(given.model) as source:
         config = AlbertConfig.from_json(source.config)
@@ -163,7 +165,12 @@ def run_finetune(given: argparse.Namespace) -> int:
         model = started(task, given.model, changes | rates, train.examples)
         model = unshare(model) if given.unshare else model
         if given.lora is not None:
-            model = with_lora(model, Lora(model.config, given.lora, 2.0 * given.lora, given.lora_maps, given.per_visit))
+            model = with_lora(
+                model,
+                Lora(
+                    model.config, given.lora, 2.0 * given.lora, given.lora_maps or ("query", "value"), given.per_visit
+                ),
+            )
         elif given.learn:
             learn_only(model, *given.learn)
         elif given.freeze:
@@ -174,15 +181,20 @@ def run_finetune(given: argparse.Namespace) -> int:
     first: Any = make()
     note(table(first))
     learns = "lora" if given.lora is not None else "head" if given.learn == ["head"] else "all"
-    usual = preset(task.name, first.config, len(task.features(tokenizer, train.examples)), learns)
+    rows = len(task.features(tokenizer, train.examples))
+    usual = preset(task.name, first.config, rows, learns)
     for line in _notes(task):
         note(line)
     plan = Plan(
-        epochs=given.epochs or usual.epochs, batch=given.batch or usual.batch,
+        epochs=usual.epochs if given.epochs is None else given.epochs,
+        batch=usual.batch if given.batch is None else given.batch,
         peak=usual.peak if given.peak is None else given.peak, warmup=given.warmup, visits=given.no_gradient,
         patience=given.patience, dtype=given.dtype, micro_tokens=given.micro_tokens,
     )  # fmt: skip
-    note(f"{plan.epochs} epochs, batch {plan.batch}, peak {plan.peak:g}; {task.goal} on dev decides")
+    updates = plan.epochs * -(-rows // plan.batch)
+    note(
+        f"{plan.epochs} epochs of {rows:,} rows, batch {plan.batch}: {updates:,} updates; peak {plan.peak:g}; {task.goal} on dev decides"
+    )
     seeds = range(given.seed, given.seed + given.seeds)
     report = finetune(given.output, make, tokenizer, task, plan, train.examples, dev.examples, seeds=seeds,
                       name=name + encoder_digest(first), tell=note)  # fmt: skip
@@ -199,11 +211,11 @@ def _data(given: argparse.Namespace) -> tuple[Any, Any, str]:
         how["labels"] = read_labels(given.labels)
     train = read(given.train, given.task, **how)
     note(train.describe())
-    name = digest_of(given.train)[:16]
+    name = f"train {digest_of_examples(train)}"
     if given.dev is None:
         train, dev = split(train)
         note(f"no DEV was given: {len(dev):,} of these are held out, the same ones each time")
-        return train, dev, f"{name} "
+        return train, dev, f"{name}, a fifth held out, from "
     how.pop("labels", None)
     dev = read(given.dev, task_name(train), like=train, **how)
     note(dev.describe())
@@ -211,7 +223,20 @@ def _data(given: argparse.Namespace) -> tuple[Any, Any, str]:
     if shared:
         also = f", {conflicts} of them with another label there" if conflicts else ""
         note(f"warning: {shared} of the {len(dev):,} are also in {train.path}{also}; figures on them flatter the model")
-    return train, dev, f"{name} {digest_of(given.dev)[:16]} "
+    return train, dev, f"{name}, dev {digest_of_examples(dev)}, from "
+
+
+def digest_of_examples(data: Any) -> str:
+    """What was read, whichever columns of whichever file it was."""
+    return hashlib.sha256(repr((data.examples, getattr(data, "labels", ()))).encode()).hexdigest()[:12]
+
+
+def check_device(name: str) -> None:
+    """Raises InputError unless tensors can be made there."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
 def _notes(task: Task) -> Iterator[str]:
@@ -245,9 +270,9 @@ def _scores(scores: dict[str, Any]) -> Iterator[str]:
     plain = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
     yield ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value:,}"
                     for name, value in plain.items())  # fmt: skip
-    if scores.get("labels"):
+    if rows := scores.get("labels") or scores.get("types"):
         yield ""
-        yield from table_of_labels(scores["labels"])
+        yield from table_of_labels(rows)
         yield ""
 
 
@@ -261,6 +286,9 @@ def encoder_digest(model: Any) -> str:
 
 
 def run_evaluate(given: argparse.Namespace) -> int:
+    check_device(given.device)
+    if given.predictions:
+        check_output(given.predictions, "--predictions")
     model, tokenizer, task = load_tuned(given.model)
     data = read(given.data, task.name, columns=given.columns, separator=given.separator)
     note(data.describe())
@@ -280,9 +308,10 @@ def run_evaluate(given: argparse.Namespace) -> int:
 
 def run_predict(given: argparse.Namespace) -> int:
     if bool(given.texts) == bool(given.input):
-        raise InputError("give either texts or --input F")
+        raise InputError("give either texts or --input F (- for standard input)")
     if given.output:
-        check_output(given.output)
+        check_output(given.output, "--output")
+    check_device(given.device)
     model, tokenizer, task = load_tuned(given.model)
     found = predict(model.to(given.device), tokenizer, task, _examples(given, task))
     lines = (json.dumps(row, ensure_ascii=False) for row in found)
@@ -296,9 +325,9 @@ def run_predict(given: argparse.Namespace) -> int:
     return 0
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, option: str) -> None:
     if path.suffix != ".jsonl":
-        raise InputError(f"--output {path}: predictions are JSON lines, give a name that ends in .jsonl")
+        raise InputError(f"{option} {path}: predictions are JSON lines, give a name that ends in .jsonl")
     if not path.parent.is_dir():
         raise FileError(f"{path}: there is no directory {path.parent}; make it first")
 

@@ -41,7 +41,7 @@ class Diverged(MiniAlbertError, ArithmeticError):
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train; what stands before `micro_tokens` decides the weights. Raises InputError for what cannot be."""
+    """How to train; all but `log_every` decides the weights. Raises InputError for what cannot be."""
 
     epochs: int = 3
     batch: int = 32
@@ -53,7 +53,7 @@ class Plan:
     patience: int = 0  # epochs without a better goal after which to stop; 0: never
     seed: int = 0
     dtype: str = "float32"  # of products: or bfloat16
-    micro_tokens: int = 4096  # that go through the model at a time, padding included
+    micro_tokens: int = 4096  # that go through the model at a time, padding included; dropout is drawn for each part
     log_every: int = 10  # steps
 
     def __post_init__(self):
@@ -79,7 +79,7 @@ class Plan:
         """What decides the weights, for state.json."""
         found = asdict(self)
         names = list(found)
-        return {name: found[name] for name in names[: names.index("micro_tokens")]}
+        return {name: found[name] for name in names[: names.index("log_every")]}
 
 
 # ---- a model on disk ----
@@ -174,8 +174,9 @@ class Tuning:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
         learns = [name for name, w in self.model.named_parameters() if w.requires_grad]
-        return self.plan.fixed() | {"task": self.task.settings, "labels": list(self.task.labels),
-                                    "data": self.name, "learns": learns}  # fmt: skip
+        lora = opened(self.model)[1]
+        return {"data": self.name, "adapters": lora.extra_repr() if lora else "none", "learns": learns,
+                "task": self.task.settings, "labels": list(self.task.labels)} | self.plan.fixed()  # fmt: skip
 
     def go_on(self, path: Path) -> None:
         """Takes up a checkpoint. Raises CheckpointError if it is of another run."""
@@ -190,8 +191,9 @@ class Tuning:
         restore_optimizer(path, state, self.optimizer)
         self.step, self.history = state["step"], state["history"]
 
-    def save(self) -> None:
-        figures = {GOAL: self.history[-1][GOAL]} if self.history else {}
+    def save(self, measured: bool = True) -> None:
+        """A checkpoint; old ones go. measured: an epoch has just ended, so its figures are those of this one."""
+        figures = {GOAL: self.history[-1][GOAL]} if measured else {}
         state = {"step": self.step, "history": self.history, "held_out": figures} | self.facts()
         self.found = save_checkpoint(
             self.directory, Saved(self.model, self.task), self.tokenizer, self.optimizer, state
@@ -291,6 +293,7 @@ class Tuning:
                     log.write({"step": self.step} | {f"dev/{k}": x for k, x in self.history[-1].items()})
                     self.save()
                 if asked:
-                    told = f"stopped; {self.found} is saved" if self.found else "stopped before the end of an epoch"
-                    raise Stopped(asked[0], f"{told}, and the same command goes on from there")
+                    if not ended:
+                        self.save(measured=False)
+                    raise Stopped(asked[0], f"stopped; {self.found} is saved, and the same command goes on from there")
         return best(self.directory, GOAL) or self.directory

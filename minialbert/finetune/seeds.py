@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from minialbert.checkpoints import best as best_of
 from minialbert.errors import MiniAlbertError
 from minialbert.finetune.adapter import save_lora
 from minialbert.finetune.loop import GOAL, Diverged, Plan, Saved, Tuning, opened, take
@@ -72,6 +73,8 @@ def finetune(
             found[seed] = run.train(progress=progress)
         except Diverged as error:
             failed = "diverged"
+            if (reached := best_of(run.directory, GOAL)) is not None:  # before it diverged
+                found[seed] = reached
             tell(f"seed {seed}: {error}")
         outcomes.append(outcome_of(seed, run.history, failed, floor))
         tell(line_of(outcomes[-1], task.goal, bool(dev)))

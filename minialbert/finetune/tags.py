@@ -121,7 +121,13 @@ def entity_scores(
 
     def told(right: int, said: int, true: int) -> dict[str, Any]:
         precision, recall, both = right / max(said, 1), right / max(true, 1), said + true
-        return {"precision": precision, "recall": recall, "f1": 2 * right / max(both, 1), "support": true}
+        return {
+            "precision": precision,
+            "recall": recall,
+            "f1": 2 * right / max(both, 1),
+            "support": true,
+            "answered": said,
+        }
 
     types = {kind: told(right[kind], said[kind], true[kind]) for kind in sorted(true.keys() | said.keys())}
     return {**told(right.total(), said.total(), true.total()), "types": types}

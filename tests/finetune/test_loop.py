@@ -166,11 +166,11 @@ def test_a_run_that_is_asked_to_stop_ends_tidily_and_goes_on(tmp_path, monkeypat
         return row
 
     monkeypatch.setattr(Tuning, "update", stopped_at_seven)
-    with pytest.raises(Stopped, match="step-00000005 is saved, and the same command goes on from there"):
+    with pytest.raises(Stopped, match="step-00000007 is saved, and the same command goes on from there"):
         run.train()
     monkeypatch.setattr(Tuning, "update", update)
     again = tuning(tmp_path / "run")
-    assert again.step == 5
+    assert again.step == 7
     again.train()
     assert same(numbers(again.model), numbers(whole.model))
 
@@ -179,6 +179,7 @@ def test_a_run_that_is_asked_to_stop_ends_tidily_and_goes_on(tmp_path, monkeypat
     ({"plan": replace(PLAN, peak=1e-3)}, "made with peak 0.003, this run has 0.001"),
     ({"name": "other"}, "made with data , this run has other"),
     ({"task": ClassifyTask(["no", "yes"], 20)}, "made with task"),
+    ({"plan": replace(PLAN, micro_tokens=64)}, "made with micro_tokens 4096, this run has 64"),
     ({"model": lambda: freeze(made := new(), "embeddings") or made}, "other learns"),
 ])  # fmt: skip
 def test_a_directory_of_another_run_is_refused(tmp_path, change, told):

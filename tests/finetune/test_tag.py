@@ -319,7 +319,7 @@ def test_scores_and_floors():
     examples = [Sentence(("a", "b", "c"), ("B-X", "I-X", "B-Z"))]
     scores = task.scores(examples, [{"tags": ["B-X", "I-X", "O"]}])
     assert scores["f1"] == pytest.approx(2 / 3) and scores["accuracy"] == pytest.approx(2 / 3) and scores["words"] == 3
-    assert scores["types"]["Z"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+    assert scores["types"]["Z"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1, "answered": 0}
     assert task.scores(examples, [{"tags": ["O"] * 3}])["f1"] == task.floor(examples, examples) == 0.0
     plain = TagTask(("DT", "NN"))
     examples = [Sentence(("a", "b", "c"), ("DT", "NN", "NN"))]
