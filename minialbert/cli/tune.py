@@ -192,9 +192,8 @@ def run_finetune(given: argparse.Namespace) -> int:
         patience=given.patience, dtype=given.dtype, micro_tokens=given.micro_tokens,
     )  # fmt: skip
     updates = plan.epochs * -(-rows // plan.batch)
-    note(
-        f"{plan.epochs} epochs of {rows:,} rows, batch {plan.batch}: {updates:,} updates; peak {plan.peak:g}; {task.goal} on dev decides"
-    )
+    note(f"{plan.epochs} epochs of {rows:,} rows, batch {plan.batch}: {updates:,} updates; peak {plan.peak:g}")
+    note(f"{task.goal} on dev decides which epoch and which seed is kept")
     seeds = range(given.seed, given.seed + given.seeds)
     report = finetune(given.output, make, tokenizer, task, plan, train.examples, dev.examples, seeds=seeds,
                       name=name + encoder_digest(first), tell=note)  # fmt: skip
