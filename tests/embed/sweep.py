@@ -20,6 +20,7 @@ import numpy as np
 from minialbert.convert import load
 from minialbert.embed import Embedder
 from minialbert.embed.post import Post
+from minialbert.finetune.metrics import cosines, spearman
 
 POSTS = ({}, {"center": True}, {"standardize": True}, {"whiten": 32}, {"whiten": 64}, {"whiten": 128})
 
@@ -40,28 +41,6 @@ def read_pairs(path: Path) -> Pairs:
         [row["sentence1"] for row in rows],
         [row["sentence2"] for row in rows],
     )
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """The correlation of the ranks; equal values share the mean of theirs.
-
-    >>> spearman(np.array([1.0, 2.0, 2.0, 9.0]), np.array([-5.0, 0.0, 0.0, 1.0]))
-    1.0
-    """
-    return round(float(np.corrcoef(ranks(a), ranks(b))[0, 1]), 12)
-
-
-def ranks(x: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of vectors [N, H] in pairs."""
-    return (a * b).sum(-1) / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12)
-
-
-# ---- baselines ----
 
 
 def words_of(text: str) -> list[str]:
