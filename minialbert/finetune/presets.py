@@ -1,8 +1,8 @@
 """How to train when nobody says: epochs, learning rate, batch and dropout, by task, width, and what learns.
 
 Small numbers of examples want many epochs with a warm-up (Mosbach et al. 2021); narrow models want higher rates, and
-low-rank adapters or a head alone much higher ones. The rates were measured with the shipped model and all-MiniLM-L6-v2,
-those of the wide ones are the usual (Devlin et al. 2019; Lan et al. 2020, table 14).
+low-rank adapters or a head alone much higher ones. The rates of wide models are the usual ones (Devlin et al. 2019; Lan
+et al. 2020, table 14); those of narrow ones are scaled from them by the width, a rule of thumb: try --peak.
 """
 
 import math
