@@ -1,6 +1,7 @@
-"""What several commands take: fields of the configuration as KEY=VALUE."""
+"""What several commands take, fields of the configuration as KEY=VALUE, and how they tell what is not a result."""
 
 import json
+import sys
 from dataclasses import fields
 from typing import Any
 
@@ -25,3 +26,8 @@ def changes_of(settings: list[str]) -> dict[str, Any]:
         except ValueError:
             changes[key] = value
     return changes
+
+
+def note(line: str) -> None:
+    """A line about the work, on stderr."""
+    print(line, file=sys.stderr, flush=True)

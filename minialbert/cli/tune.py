@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minialbert.cli.settings import changes_of
+from minialbert.cli.settings import changes_of, note
 from minialbert.config import AlbertConfig
 from minialbert.convert import tokenizer_of
 from minialbert.convert.sources import opened
@@ -130,10 +129,6 @@ def _add_reading(command, task: bool = True) -> None:
     command.add_argument("--columns", metavar="ROLE=NAME,...",
                          help="text=NAME,label=NAME, and pair=NAME; numbers from 1 if there is no header")  # fmt: skip
     command.add_argument("--separator", metavar="SIGN", help="between several labels of one text in a table")
-
-
-def note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # ---- finetune ----

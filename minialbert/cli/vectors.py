@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minialbert.cli.settings import note
 from minialbert.convert import load
 from minialbert.embed import Embedder
 from minialbert.embed.shards import ShardReader
@@ -79,10 +80,6 @@ def add_commands(commands) -> None:
 def _add_input(command, what: str, required: bool = True) -> None:
     command.add_argument("--input", metavar="F", required=required, help=f"{what}: .txt (a text a line), .jsonl, -")
     command.add_argument("--field", metavar="NAME", help="which field of .jsonl is the text")
-
-
-def note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # ---- drift ----

@@ -274,7 +274,8 @@ def test_a_measured_page_says_that_counts_are_as_computed(tmp_path, capsys):
         torch.set_num_threads(before)
     out, err = capsys.readouterr()
     assert "counted in a run" in out and "off what was computed" not in out and "1 thread;" in out
-    assert "Measured: a forward takes this share of BERT's time" in " ".join(out.split()) and "timing" in err
+    told = " ".join(out.split())
+    assert "Measured: a forward takes this share of BERT's time" in told and "4 layers read" in told and "timing" in err
     assert max(map(len, out.splitlines()[1:])) <= 80  # the first is as long as the path
 
 
