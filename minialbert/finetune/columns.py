@@ -12,9 +12,10 @@ from pathlib import Path
 
 from minialbert.errors import FileError, InputError
 from minialbert.finetune.rows import Problems, shown, text_of
-from minialbert.finetune.tags import PREFIXED, SCHEMES, UNNAMED, entities, parts, scheme_of, to_iob2
+from minialbert.finetune.tags import BARE, PREFIXED, SCHEMES, UNNAMED, entities, parts, scheme_of, to_iob2
 from minialbert.tokenizers.normalize import words_aligned
 
+MISSPELT = re.compile("[BI][-_:]", re.IGNORECASE)  # how "b-per", "B_PER" and "B-" begin, and no type should
 KINDS = (".conll", ".bio", ".iob", ".iob2", ".iobes", ".bioes", ".tags")  # endings that say what is in the file
 
 
@@ -182,16 +183,24 @@ def is_comment(cells: list[str], width: int, first: bool) -> bool:
 
 
 def check_tags(sentences: list[list[tuple[int, str, str]]], scheme: str, problems: Problems) -> None:
-    """Tags that do not belong to the scheme are told, with their lines."""
-    letters = {"iob2": "BI", "iob1": "BI", "bioes": "BIMESLU"}.get(scheme)
-    prefixed = any(PREFIXED.fullmatch(tag) for rows in sentences for _, _, tag in rows)
+    """Tags that do not belong to the scheme are told, with their lines.
+
+    But for O all have a prefix and a type ("B-PER"), or all are prefixes alone, or in "io" all are types alone; a type
+    alone does not begin like a prefix that is written in another way. Plain tags are what they are.
+    """
+    tags = {tag for rows in sentences for _, _, tag in rows} - {"O"}
+    prefixed, wrong, expected = any(PREFIXED.fullmatch(tag) for tag in tags), set(), ""
+    if scheme == "io" and not prefixed:
+        wrong = {tag for tag in tags if MISSPELT.match(tag)}
+        expected = 'O, a type alone (PER), or a prefix in capitals, "-" and the type (B-PER)'
+    elif scheme != "plain":
+        letters = {"bioes": "BIMESLU", "io": "I"}.get(scheme, "BI")
+        alone = not prefixed and bool(tags & BARE)
+        right = {tag for tag in tags if tag[0] in letters and (tag in BARE if alone else PREFIXED.fullmatch(tag))}
+        wrong = tags - right
+        expected = "O or " + ", ".join(letters if alone else [f"{letter}-..." for letter in letters])
     for rows in sentences:
         for number, _, tag in rows:
-            if letters is None and not (scheme == "io" and prefixed):
-                continue  # plain tags are what they are
-            found = PREFIXED.fullmatch(tag)
-            fits = found[1] in (letters or "I") if found else tag in (letters or "") and not prefixed
-            if tag != "O" and not fits:
-                expected = "O or " + ", ".join(f"{letter}-..." for letter in letters or "I")
+            if tag in wrong:
                 problems.add(number, f": tag {shown(tag)} is unknown in {scheme.upper()}, expected {expected}")
     problems.stop()

@@ -66,7 +66,9 @@ class TagTask(Task):
         """A row for each window of each sentence; a sentence without any piece is [CLS] [SEP]."""
         room = self.max_length - tokenizer.num_special(False)
         if room < 1:
-            raise InputError(f"max_length={self.max_length} leaves no room for a piece between [CLS] and [SEP]")
+            raise InputError(
+                f"--max-length (max_length) {self.max_length} leaves no room for a piece between [CLS] and [SEP]"
+            )
         sentences, self.counts = [sentence_of(example) for example in examples], Counter()
         once = list(dict.fromkeys(word for sentence in sentences for word in sentence.words))
         ids = dict(zip(once, tokenizer(once, padding=False, add_special_tokens=False).input_ids, strict=True))

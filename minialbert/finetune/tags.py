@@ -84,12 +84,13 @@ def to_iob2(tags: Sequence[str]) -> list[str]:
 def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
     """Which scheme tags are in, one of SCHEMES; I- alone is "io", though it may be IOB1 in which nothing is adjacent.
 
-    Tags without prefixes are "io" where there is an O among them, else "plain" (parts of speech).
+    Tags without prefixes are "io" where there is an O among them, else "plain" (parts of speech). Prefixes may stand
+    alone: where all tags but O are such letters, B among them, or where B, I and O are there.
     """
     tags = {tag for sentence in sentences for tag in sentence}
     prefixes = {tag[0] for tag in tags if PREFIXED.fullmatch(tag)}
-    if not prefixes and tags <= BARE | {"O"} and "B" in tags:
-        prefixes = tags - {"O"}
+    if not prefixes and "B" in tags and (tags <= BARE | {"O"} or {"I", "O"} <= tags):
+        prefixes = tags & BARE
     if not prefixes:
         return "io" if "O" in tags else "plain"
     if prefixes - {"B", "I"}:

@@ -124,6 +124,8 @@ def test_every_scheme_becomes_the_same_tags(spans):
         ("B-X L-X U-X O", "bioes", "B-X I-X B-X O"),
         ("B M E S O", "bioes", "B I I B O"),
         ("B I O", "iob2", "B I O"),
+        ("B I O B", "iob2", "B I O B"),
+        ("T-cell bio beam O", "io", "B-T-cell B-bio B-beam O"),
         ("O O", "io", "O O"),
         ("DT NN VB-X .", "plain", "DT NN VB-X ."),
     ],
@@ -202,6 +204,16 @@ def test_a_dev_file_has_the_labels_of_the_training_file(tmp_path):
         ("a B-X\nb S-X\nc 0\n", {}, r'line 3: tag "0" is unknown in BIOES'),
         ("a B-X\nb S-X\n", {"scheme": "iob2"}, r'line 2: tag "S-X" is unknown in IOB2'),
         ("a I-X\nb B-X\n", {"scheme": "io"}, r'line 2: tag "B-X" is unknown in IO, expected O or I-...'),
+        (
+            "a B-X\nb O\nc Q-X\nd b-x\n",
+            {},
+            r'line 3: tag "Q-X" is unknown in IOB2, .* \(and 1 more problem, next in line 4',
+        ),
+        ("a B-X\nb B-\n", {}, r'line 2: tag "B-" is unknown in IOB2, expected O or B-..., I-...'),
+        ("a B\nb I\nc O\nd B-\n", {}, r'line 4: tag "B-" is unknown in IOB2, expected O or B, I$'),
+        ("a O\nb B_X\nc I_X\n", {}, r'line 2: tag "B_X" is unknown in IO, expected O, a type alone .* \(and 1 more'),
+        ("a b-x\nb O\n", {}, r'line 1: tag "b-x" .* or a prefix in capitals, "-" and the type \(B-PER\)$'),
+        ("a I-\nb O\n", {}, r'line 1: tag "I-" is unknown in IO'),
         (b"a O\n\xff O\n", {}, r"line 2: not UTF-8 \(byte 0xFF\)"),
     ],
 )
@@ -289,7 +301,7 @@ def test_a_long_sentence_is_cut_into_windows_and_nothing_is_dropped():
     assert told[2] == {"words": ["\x00"], "tags": ["O"], "probabilities": [None], "entities": []}
     batch = task.batch(rows, tokenizer.pad_id)
     assert task.counted(batch) == len(spoken) and batch["labels"].shape == batch["input_ids"].shape
-    with pytest.raises(InputError, match="max_length=2 leaves no room"):
+    with pytest.raises(InputError, match=r"--max-length \(max_length\) 2 leaves no room"):
         TagTask((), max_length=2).features(tokenizer, [["a"]])
 
 
