@@ -119,8 +119,10 @@ def texts_of(X: Any) -> list[str | tuple[str, str]]:
     for number, x in enumerate(X):
         parts = (x,) if isinstance(x, str) else tuple(x) if isinstance(x, (tuple, list, np.ndarray)) else ()
         if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
+            told = " ".join(str(x).split())[:40]
             raise InputError(
-                f"X[{number}] is {str(x)[:40]!r}, a {type(x).__name__}; expected a text, or two for a pair"
+                f"X[{number}] is {told} ({type(x).__name__}), expected a string, or two for a pair; fill in or drop "
+                "what is missing"
             )
         texts.append(parts if len(parts) == 2 else parts[0])
     return texts

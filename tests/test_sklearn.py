@@ -20,7 +20,7 @@ from minialbert import sklearn as ours
 from minialbert.convert.sources import shipped
 from minialbert.embed import Embedder
 from minialbert.errors import CheckpointError, FileError, InputError, NameUnknown
-from minialbert.sklearn import AlbertVectorizer
+from minialbert.sklearn import AlbertVectorizer, texts_of
 
 OLD = ["the king rode his horse to the castle", "the queen wore a golden crown", "a knight with a sword",
        "the old tower of the castle", "a prince and his father the king", "the horses of the knights"]  # fmt: skip
@@ -116,6 +116,19 @@ def test_a_bad_layer_is_found_when_fitting_and_names_itself():
 def test_what_is_no_list_of_texts_is_refused_with_its_number(X):
     with pytest.raises(InputError, match=r"X is a|X.[01]. is"):
         AlbertVectorizer().fit().transform(X)
+
+
+@pytest.mark.parametrize(
+    "missing, told",
+    [
+        (None, "None (NoneType)"), (float("nan"), "nan (float)"), (np.float64("nan"), "nan (float64)"),
+        (3, "3 (int)"), (("a", None), "('a', None) (tuple)"), (np.ones((2, 2)), "[[1. 1.] [1. 1.]] (ndarray)"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_told_in_one_line_with_the_number_of_the_first(missing, told):
+    with pytest.raises(InputError) as caught:
+        texts_of(["a", "", missing, None])
+    assert str(caught.value) == f"X[2] is {told}, expected a string, or two for a pair; fill in or drop what is missing"
 
 
 def test_before_fit_there_are_no_vectors():

@@ -24,7 +24,7 @@ FLOOR = {  # a file imports from lower floors only
     "dialects": 1, "hooks": 1, "whole": 1, "inputs": 1, "pretrained": 1,
     "tokenizers.encoding": 1, "tokenizers.model_file": 1, "tokenizers.batch": 1, "tokenizers.vocabulary": 1,
     "embed.pool": 1, "embed.post": 2, "embed.texts": 1, "convert.torch_files": 2,
-    "convert.web": 1, "convert.sstable": 1, "convert.tf_entries": 1, "tools.parity.plot": 1,
+    "convert.web": 1, "convert.sstable": 1, "convert.tf_entries": 1, "tools.parity.plot": 3,
     "tokenizers.files": 2, "tokenizers.write_json": 2, "config": 2, "embed.files": 2, "tokenizers.base": 3,
     "tokenizers.tokenizer_json": 3,
     "convert.archives": 2, "convert.fetch": 2, "convert.tf_checkpoint": 2, "convert.tf_writer": 2,

@@ -14,7 +14,8 @@ from minialbert.embed import Embedder
 from minialbert.embed.shards import ShardReader
 from minialbert.embed.texts import read_texts
 from minialbert.errors import InputError
-from minialbert.finetune.tasks import load_tuned
+from minialbert.finetune.columns import Sentence
+from minialbert.finetune.tasks import load_tuned, read
 from minialbert.tools.drift import MOST, POOLINGS, distinct, drift
 from minialbert.tools.search import (
     Hit,
@@ -41,7 +42,13 @@ def add_commands(commands) -> None:
     )  # fmt: skip
     moved.add_argument("before", metavar="BEFORE", help="what load takes, or a run of finetune")
     moved.add_argument("after", metavar="AFTER", help="the same")
-    _add_input(moved, "the texts to compare, best some hundreds of the kind you will embed")
+    moved.add_argument("--input", metavar="F", required=True, help="the texts to compare, best some hundreds of the "
+                       "kind you will embed: .txt (a text a line), .jsonl, -, or a data file of finetune, of which "
+                       "labels are left aside")  # fmt: skip
+    moved.add_argument("--field", metavar="NAME", help="which field of .jsonl is the text")
+    moved.add_argument(
+        "--columns", metavar="ROLE=NAME,...", help="of a table: text=NAME, and pair=NAME, as in finetune"
+    )
     moved.add_argument("--layers", nargs="+", type=int, metavar="N", help="0, 3, -1 (the last of each); all both have")
     moved.add_argument("--pooling", default="mean", choices=POOLINGS, help="tokens to a vector")
     moved.add_argument("--neighbours", type=int, metavar="K", help="how many nearest texts are compared: 10")
@@ -60,7 +67,9 @@ def add_commands(commands) -> None:
         '          minialbert search "Who was king?" --shards vectors --input corpus.txt --rerank run --label yes',
     )  # fmt: skip
     find.add_argument("queries", nargs="+", metavar="QUERY")
-    _add_input(find, "the texts to search in; with --shards those they were made from, to be shown", False)
+    find.add_argument("--input", metavar="F", help="the texts to search in: .txt (a text a line), .jsonl, -; with "
+                      "--shards those they were made from, to be shown")  # fmt: skip
+    find.add_argument("--field", metavar="NAME", help="which field of .jsonl is the text")
     find.add_argument("--shards", metavar="DIR", type=Path, help="vectors written by embed --shards")
     find.add_argument(
         "--model", metavar="REF", help="what load takes, or a run of finetune; the one that ships if none"
@@ -77,16 +86,11 @@ def add_commands(commands) -> None:
     find.set_defaults(run=run_search)
 
 
-def _add_input(command, what: str, required: bool = True) -> None:
-    command.add_argument("--input", metavar="F", required=required, help=f"{what}: .txt (a text a line), .jsonl, -")
-    command.add_argument("--field", metavar="NAME", help="which field of .jsonl is the text")
-
-
 # ---- drift ----
 
 
 def run_drift(given: argparse.Namespace) -> int:
-    texts, more = distinct(read_texts(given.input, given.field), given.most)
+    texts, more = distinct(_texts(given), given.most)
     if more:
         note(f"{given.input}: the first {len(texts):,} different texts are compared (--most)")
     before, after = (Embedder(*load(ref), device=given.device) for ref in (given.before, given.after))
@@ -96,6 +100,22 @@ def run_drift(given: argparse.Namespace) -> int:
     found = drift(before, after, texts, given.layers, given.pooling, given.neighbours, given.top)
     print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if given.json else "\n".join(found.lines()))
     return 0
+
+
+def _texts(given: argparse.Namespace) -> Iterator[str]:
+    """The texts of a file of texts, or of a data file, both of a pair, and sentences of tagged words."""
+    endings = [ending for ending in Path(given.input).suffixes if ending not in (".gz", ".xz")]
+    if not endings or endings[-1].lower() in (".txt", ".jsonl"):
+        if given.columns:
+            raise InputError(f"--columns is for tables; {given.input} is a file of texts (--field for .jsonl)")
+        yield from read_texts(given.input, given.field)
+        return
+    if given.field:
+        raise InputError(f"--field is for .jsonl; name the columns of {given.input} with --columns text=NAME")
+    for example in read(given.input, labelled=False, columns=given.columns).examples:
+        names = ("text", "pair", "question", "context")
+        found = [" ".join(example.words)] if isinstance(example, Sentence) else [getattr(example, n, "") for n in names]
+        yield from filter(None, found)
 
 
 # ---- search ----

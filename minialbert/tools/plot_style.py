@@ -77,7 +77,8 @@ def picture() -> "type[Figure]":
             with style():
                 self.savefig(file, format="png")
             png = base64.b64encode(file.getvalue()).decode()
-            return {"image/png": png, "text/plain": alt_text(self)}, {"image/png": {"alt": alt_text(self)}}
+            shown = {"alt": alt_text(self), "width": round(96 * self.get_figwidth())}  # as large as on paper
+            return {"image/png": png, "text/plain": alt_text(self)}, {"image/png": shown}
 
     return Picture
 
@@ -122,11 +123,15 @@ def array(values: Any, dimensions: int, what: str) -> np.ndarray:
     return found
 
 
-def square(values: Any, tokens: Sequence[str], what: str) -> np.ndarray:
-    found = array(values, 2, what)
-    if found.shape != (len(tokens), len(tokens)):
-        raise InputError(f"{what} is {list(found.shape)}, and there are {len(tokens)} tokens: cut one to the other")
-    return found
+def square(values: Any, tokens: Sequence[str], what: str, mask: Any = None) -> tuple[np.ndarray, list[str]]:
+    """The array [T, T] and the tokens; of both what has a 1 in the mask [T], if one is given: padding has 0."""
+    found, T = array(values, 2, what), len(tokens)
+    if found.shape != (T, T):
+        raise InputError(f"{what} is {list(found.shape)}, and there are {T} tokens: cut one to the other")
+    real = np.ones(T, dtype=bool) if mask is None else array(mask, 1, "the mask") != 0
+    if len(real) != T or not real.any():
+        raise InputError(f"the mask has {real.sum()} real of {len(real)} tokens, expected {T}, one of them real")
+    return found[real][:, real], [token for token, keep in zip(tokens, real, strict=True) if keep]
 
 
 def shown(piece: str, width: int = 14) -> str:

@@ -46,9 +46,11 @@ __all__ = [  # noqa: RUF022  # in reading order
 
 
 @styled
-def attention_map(probs: Any, tokens: Sequence[str], layer: int | None = None, head: int | None = None) -> "Figure":
-    """One head at one visit: probs [T, T], query by key."""
-    values = square(probs, tokens, "the map")
+def attention_map(
+    probs: Any, tokens: Sequence[str], layer: int | None = None, head: int | None = None, mask: Any = None
+) -> "Figure":
+    """One head at one visit: probs [T, T], query by key. mask: [T] as in `attention_mask`, to leave padding out."""
+    values, tokens = square(probs, tokens, "the map", mask)
     where = ", ".join([f"layer {layer}"] * (layer is not None) + [f"head {head}"] * (head is not None))
     t, k = divmod(int(values.argmax()), len(tokens))
     figure = token_square(values, tokens, "attention probability", "looks at (key)", "token that looks (query)", (
@@ -60,9 +62,9 @@ def attention_map(probs: Any, tokens: Sequence[str], layer: int | None = None, h
 
 
 @styled
-def rollout(rolled: Any, tokens: Sequence[str]) -> "Figure":
-    """What attention_rollout gives for one text at one layer, the last as a rule: [T, T]."""
-    values = square(rolled, tokens, "the rollout")
+def rollout(rolled: Any, tokens: Sequence[str], mask: Any = None) -> "Figure":
+    """What attention_rollout gives for one text at one layer, the last as a rule: [T, T]; mask as in attention_map."""
+    values, tokens = square(rolled, tokens, "the rollout", mask)
     alike = values.std(0).mean()
     figure = token_square(values, tokens, "share", "input position", "position after the last visit", (
         f"Heat map of attention rollout: {len(tokens)} positions after the last visit, in rows, by the input positions "
@@ -259,7 +261,7 @@ def distances(results: Distances | Mapping[str, Distances]) -> "Figure":
     panels = ((l2, "L2 distance", "How far a layer moves a token"), (degrees, "angle (degrees)", "How far it turns it"))
     for axes, (curves, label, title) in zip(figure.subplots(1, 2), panels, strict=True):
         lines(axes, curves, range(1, longest + 1))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.dataLim.ymax)  # a margin for the markers
         axes.set_ylabel(label)
         axes.set_title(title)
         layers_on(axes, range(1, longest + 1))
@@ -351,7 +353,10 @@ def probe(
 
 @styled
 def tuning(report: Mapping[str, Any]) -> "Figure":
-    """A fine-tuning, epoch by epoch: the goal on dev for each seed, as the report of finetune/seeds.py has it."""
+    """A fine-tuning, epoch by epoch: the goal on dev for each seed, as the report of finetune/seeds.py has it.
+
+    Seeds with the same numbers are one line, and the legend says how many they are.
+    """
     curves = {seed["seed"]: [row["goal"] for row in seed["history"]] for seed in report["seeds"] if seed["history"]}
     if not curves:
         raise InputError("the report has no epoch of any seed")
@@ -361,12 +366,18 @@ def tuning(report: Mapping[str, Any]) -> "Figure":
     least = "" if floor is None else f" Without looking: {floor:.3g}."
     figure = new_figure(4, 3, f"Lines of {goal} on dev over {longest} epochs, one for each seed: {ends}.{least}")
     axes = figure.add_subplot()
+    alike: dict[tuple, list[int]] = {}
     for seed, values in curves.items():
-        kept = seed == best
-        axes.plot(
-            range(1, len(values) + 1), values, color=COLORS[0] if kept else "#888888", linewidth=1.8 if kept else 0.9,
-            marker="o", markersize=4 if kept else 2.5, label=f"seed {seed}, kept" if kept else None,
-        )  # fmt: skip
+        alike.setdefault(tuple(values), []).append(seed)
+    for goals, seeds in alike.items():
+        same = f"seeds {', '.join(map(str, seeds))}: the same"
+        if best in seeds:  # broad and below, for others may go along it a way
+            look: dict[str, Any] = {"color": COLORS[0], "linewidth": 2.6, "markersize": 6, "zorder": 2}
+            look["label"] = f"seed {best}, kept" + f" ({same})" * (len(seeds) > 1)
+        else:
+            look = {"color": "#666666", "linewidth": 0.9, "markersize": 2.5, "alpha": 0.7, "zorder": 2.5}
+            look["label"] = same if len(seeds) > 1 else None
+        axes.plot(range(1, len(goals) + 1), goals, marker="o", **look)
     if floor is not None:
         axes.axhline(floor, color="#555555", linewidth=0.9, linestyle=(0, (2, 2)), label="without looking")
     axes.set_ylabel(f"{goal} on dev".replace("_", " "))

@@ -22,6 +22,7 @@ from minialbert.finetune.metrics import METRICS, cosines, measure, spearman, sta
 from minialbert.tools.linear import fit_well, marks_of, standardized, tf_idf, words_of
 
 POOLINGS = ("mean", "cls", "max", "pooler")
+FEW = 30  # examples; the error of a figure of fewer is no more than a hint
 
 
 # ---- texts to numbers, with a model and without ----
@@ -100,7 +101,8 @@ class Probes:
         return pooling, self.layers[i]
 
     def error(self, cell: Cell) -> float | None:
-        return standard_error(self.metrics[0], cell.first, self.examples)
+        """The standard error of the first figure; None where there is no formula, or it says 0: that none can be."""
+        return standard_error(self.metrics[0], cell.first, self.examples) or None
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON can hold it."""
@@ -125,7 +127,7 @@ class Probes:
         """The table as text: a row a layer, a block of columns a pooling, * at the best, baselines below."""
         paired = any(cell.cosine is not None for column in self.cells.values() for cell in column)
         best, top = self.best(), self.best("cosine") if paired else None
-        error = self.error(next(iter(self.baselines.values()))) is not None
+        error = any(self.error(cell) for column in (*self.cells.values(), self.baselines.values()) for cell in column)
         names = f"  {self.metrics[0]:>8}{' ± error' * error:8}{self.metrics[1]:>10}" + "    cosine" * paired
 
         def told(cell: Cell, mark: str = " ", other: str = " ") -> str:
@@ -142,6 +144,8 @@ class Probes:
             row = [told(self.cells[at[0]][i], " *"[at == best], " *"[at == top]) for at in places]
             out.append(f"{layer:<15}" + "".join(row))
         out += [f"{name:<15}{told(cell)}" for name, cell in self.baselines.items()]
+        if self.examples < FEW:
+            out.append(f"n = {self.examples}: too few to tell one layer from another")
         tried = len(self.layers) * len(self.cells)
         if tried > 1:
             out.append(f"* the best of {tried}, chosen on these very examples, so a little flattered")

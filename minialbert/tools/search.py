@@ -170,10 +170,13 @@ def search(
 def judge_of(task: Task, label: str | None = None) -> Callable[[dict[str, Any]], float]:
     """What to order by, from a prediction of this task: the probability of a label, or the score.
 
-    Raises InputError for a task that is not one of texts and when no label is named, NameUnknown for one it has not.
+    Raises InputError for a task that is not one of texts, for one that was tuned on single texts, and when no label is
+    named, NameUnknown for one it has not.
     """
     if not isinstance(task, TextTask):
         raise InputError(f"a model for the task {task.name} cannot judge pairs; expected one of {', '.join(KINDS)}")
+    if task.settings.get("paired") is False:  # not there: nobody wrote down what it was tuned on
+        raise InputError("a model that was tuned on single texts cannot judge pairs; tune one on (query, text)")
     if isinstance(task, RegressTask):
         if label is not None:
             raise InputError(f"label {label!r}: this model gives a score and has no labels; leave it out")
@@ -191,8 +194,8 @@ def rerank(
 ) -> list[Hit]:
     """Hits anew, in the order of what a pair model says of (query, text); of equals the nearer first.
 
-    model, tokenizer, task: as `finetune.tasks.load_tuned` gives them. Whether it was trained on pairs is not checked,
-    for nothing in a model says so.
+    model, tokenizer, task: as `finetune.tasks.load_tuned` gives them. A model that does not say whether it was tuned on
+    pairs is believed to be; one that says it was not is refused.
     """
     judge = judge_of(task, label)
     if any(hit.text is None for hit in hits):

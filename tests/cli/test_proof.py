@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 
 import pytest
@@ -83,18 +84,21 @@ def test_json_holds_rows_findings_and_verdict(directory, other, capsys):
     assert found["versions"].keys() == {"torch", "transformers"}
 
 
-@pytest.mark.parametrize("ending", [".png", ".svg"])
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
 def test_a_figure_is_written_whole(directory, ending, tmp_path):
     target = tmp_path / f"parity{ending}"
     assert run(directory, "--plot", target) == 0
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
     content = target.read_bytes()
-    assert content.startswith(b"\x89PNG") if ending == ".png" else b"<svg" in content
+    assert {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}[ending] in content
     assert len(content) > 10_000
+    if ending == ".svg":
+        told = r"minialbert and transformers: AlbertFor.*largest difference at each of .* there: float32 up to"
+        assert re.search(told, content.decode())
 
 
 def test_bad_arguments_are_one_line(directory, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"\.png or \.svg"):
+    with pytest.raises(InputError, match=r"\.png, \.svg, \.pdf"):
         run(directory, "--plot", tmp_path / "parity.txt")
     with pytest.raises(InputError, match="cannot be used here"):
         run(directory, "--device", "cuda:99")
@@ -104,6 +108,6 @@ def test_bad_arguments_are_one_line(directory, tmp_path, monkeypatch):
         run(directory, "--against", "nobody", directory)
     with pytest.raises(FileError):
         run(tmp_path / "nowhere")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(FileError, match="pip install matplotlib"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(FileError, match=r"matplotlib is not installed.*pip install"):
         run(directory, "--plot", tmp_path / "parity.png")

@@ -1,6 +1,8 @@
 """drift and search as commands: from files and shards, as pages and as JSON, with a run on top; errors in one line."""
 
+import gzip
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from minialbert.cli import main
 from minialbert.convert.sources import shipped
 from minialbert.embed import Embedder
 from minialbert.finetune.classify import ClassifyTask
+from minialbert.finetune.task import TASK
 from minialbert.finetune.tasks import started
 
 PEOPLE, PLACES = ("king", "queen", "knight", "child", "farmer", "horse"), ("castle", "river", "town", "field")
@@ -36,6 +39,10 @@ def files(tmp_path_factory):
     model = started(ClassifyTask(["no", "yes"]), None, {"num_hidden_layers": 2}, ())
     model.save_pretrained(at / "run" / "model")
     minialbert.load()[1].save_pretrained(at / "run" / "model")
+    alone = ClassifyTask(["no", "yes"], paired=False)
+    model.config = replace(model.config, extra=model.config.extra | {TASK: alone.settings})
+    model.save_pretrained(at / "alone")
+    minialbert.load()[1].save_pretrained(at / "alone")
     return at
 
 
@@ -69,6 +76,29 @@ def test_a_run_of_finetune_is_compared_by_its_model_as_a_page_and_as_json(files,
     (row,) = told["layers"]
     assert (row["before"], row["after"]) == (6, 2) and row["cosine"] < 1 and 0 < row["kept"] < 1
     assert len(told["moved"]) == len(told["became"]) == len(told["stopped"]) == 1
+
+
+ASKED = [{"id": question, "question": question, "answers": []} for question in ("Who slept?", "Who woke?")]
+SQUAD = {"data": [{"title": "", "paragraphs": [{"context": "The king slept.", "qas": ASKED}]}]}
+
+
+@pytest.mark.parametrize("name, content, options, texts", [
+    ("a.tsv", "text\tlabel\nOne.\ty\nTwo \"b\".\t\nThree.\tz\n", [], ["One.", 'Two "b".', "Three."]),
+    ("a.csv", 'premise,hypothesis,label\n"A, b.",C.,x\nD.,"A, b.",y\n', [], ["A, b.", "C.", "D."]),
+    ("a.tsv.gz", "One.\t5\nTwo.\t1\nThree.\t2\n", ["--columns", "text=1"], ["One.", "Two.", "Three."]),
+    ("a.conll", "One B-X\n. O\n\nTwo O\n\nAnd O\nthree B-\n", [], ["One .", "Two", "And three"]),
+    ("a.json", json.dumps(SQUAD), [], ["The king slept.", "Who slept?", "Who woke?"]),
+])  # fmt: skip
+def test_the_texts_of_a_data_file_are_compared_whatever_its_labels(name, content, options, texts, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in texts))
+    told = []
+    for source in ([path, *options], [tmp_path / "texts.txt"]):
+        assert run("drift", shipped(), shipped(), "--layers", 1, "--json", "--input", *source) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["texts"] == 3 and {row["text"] for row in told[0]["moved"]} == set(texts)
+    assert told[0]["layers"][0]["kept"] == told[1]["layers"][0]["kept"] == 1
 
 
 def test_more_texts_than_are_compared_are_told(files, capsys):
@@ -146,6 +176,10 @@ def test_a_pair_model_puts_the_best_in_its_order(files, capsys):
     (["drift", "run", "run", "--input", "corpus.txt", "--neighbours", "26"], "from 1 to 25"),
     (["drift", "run", "nothing-here", "--input", "corpus.txt"], "nothing-here"),
     (["drift", "run", "run", "--input", "corpus.txt", "--layers", "7"], "layers 0..2"),
+    (["drift", "run", "run", "--input", "corpus.txt", "--columns", "text=1"], "--columns is for tables"),
+    (["drift", "run", "run", "--input", "gone.tsv"], "gone.tsv: no such file"),
+    (["drift", "run", "run", "--input", "gone.tsv", "--field", "body"], "--field is for .jsonl"),
+    (["search", "a", "--input", "corpus.txt", "--rerank", "alone", "--label", "yes"], "tuned on single texts"),
 ])  # fmt: skip
 def test_what_cannot_be_done_is_one_line(arguments, words, files, capsys, monkeypatch):
     monkeypatch.chdir(files)

@@ -170,6 +170,39 @@ def test_heat_maps_hold_the_arrays_they_were_given(seen):
         assert cells[layer, position] == short["pieces"][layer][position].replace("▁", "_")[:11]
 
 
+def test_padding_is_left_out_by_its_mask_on_whichever_side(seen):
+    maps, tokens = seen["short"]["maps"][2][0, 1], seen["short"]["tokens"]
+    T = len(tokens)
+    for left, right in ((0, 3), (2, 0)):
+        padded = torch.nn.functional.pad(maps, (left, right, left, right), value=0.9)
+        mask = torch.tensor([0] * left + [1] * T + [0] * right)
+        names = ["[PAD]"] * left + list(tokens) + ["[PAD]"] * right
+        for figure, axes in (
+            (plots.attention_map(padded, names, mask=mask), "key"),
+            (plots.rollout(padded, names, mask), "input"),
+        ):
+            assert np.array_equal(images(figure)[0], maps.double()) and "[PAD]" not in plots.alt_text(figure)
+            assert len(figure.axes[0].get_xticks()) == T and axes in figure.axes[0].get_xlabel()
+    assert plots.alt_text(plots.attention_map(maps, tokens, 3, 1)) == plots.alt_text(
+        draw("attention_map", seen["short"])
+    )
+
+
+def test_seeds_with_the_same_numbers_are_one_line_that_says_so_and_none_hides_another():
+    curves = [(0.3, 0.5), (0.3, 0.8), (0.3, 0.8), (0.2, 0.2), (0.2, 0.2), (0.3, 0.7)]
+    seeds = [{"seed": n, "history": [{"goal": goal} for goal in curve]} for n, curve in enumerate(curves)]
+    figure = plots.tuning({"goal": "macro_f1", "best_seed": 1, "floor": 0.1, "seeds": seeds})
+    found = {tuple(line.get_ydata()): line for line in figure.axes[0].lines[:-1]}
+    assert list(found) == list(dict.fromkeys(curves)) and len(figure.axes[0].lines) == 5
+    kept = found[curves[1]]
+    for values, line in found.items():
+        assert line is kept or (line.get_linewidth() < kept.get_linewidth() and line.get_zorder() > kept.get_zorder())
+        assert line is kept or line.get_markersize() < kept.get_markersize(), values
+    told = [text.get_text() for text in figure.legends[0].texts]
+    assert told == ["seed 1, kept (seeds 1, 2: the same)", "seeds 3, 4: the same", "without looking"]
+    assert "seed 2 ends at 0.8" in plots.alt_text(figure) and misplaced(figure) == []
+
+
 def test_lines_and_bars_hold_the_numbers_they_were_given(seen):
     short = seen["short"]
     l2, degrees, *_ = draw("distances", short).axes
@@ -309,6 +342,8 @@ def test_arrays_that_do_not_fit_are_refused_in_one_line():
         (lambda: plots.attention_map(torch.eye(3), tokens), r"the map is \[3, 3\], and there are 2 tokens"),
         (lambda: plots.attention_map(eye[None], tokens), r"the map is \[1, 2, 2\], expected 2 axes"),
         (lambda: plots.rollout(torch.empty(0, 0), []), r"the rollout is \[0, 0\], expected 2 axes with something"),
+        (lambda: plots.attention_map(eye, tokens, mask=[1]), "the mask has 1 real of 1 tokens, expected 2"),
+        (lambda: plots.rollout(eye, tokens, [0, 0]), "the mask has 0 real of 2 tokens, expected 2, one of them real"),
         (lambda: plots.attention_grid([]), "no map"),
         (lambda: plots.attention_grid([eye]), r"a map is \[2, 2\], expected 4 axes"),
         (lambda: plots.importance(torch.ones(3)), r"importance is \[3\], expected 2 axes"),

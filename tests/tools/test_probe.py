@@ -17,7 +17,7 @@ from minialbert.errors import InputError
 from minialbert.finetune.data import Example, read_data
 from minialbert.finetune.metrics import f1, measure, pearson, ranks, spearman, standard_error
 from minialbert.tools.linear import STRENGTHS, Linear, fit, fit_well, marks_of, standardized, tf_idf, words_of
-from minialbert.tools.probe import features, probe, sides
+from minialbert.tools.probe import Cell, Probes, features, probe, sides
 
 
 def draw(seed, *shape):
@@ -189,10 +189,10 @@ def test_a_probe_finds_what_the_vectors_hold_and_words_alone_do_not(embed, kinds
     assert [line.split()[0] for line in lines[3:6]] == ["0", "3", "6"]
     marked = [line for line in lines[3:6] if "*" in line]
     assert len(marked) == 1 and marked[0].startswith(str(layer)) and lines[6].startswith("commonest label")
-    assert "the best of 6" in lines[-1]
+    assert lines[-2] == "n = 16: too few to tell one layer from another" and "the best of 6" in lines[-1]
     told = json.loads(json.dumps(found.as_dict()))
     assert told["best"] == {"pooling": pooling, "layer": layer} and len(told["probes"]) == 6
-    assert set(told["probes"][0]) == {"pooling", "layer", "accuracy", "macro_f1", "strength", "error"}
+    assert set(told["probes"][0]) - {"error"} == {"pooling", "layer", "accuracy", "macro_f1", "strength"}
 
 
 def test_layers_in_one_pass_are_the_layers_asked_for_one_by_one(embed, tmp_path):
@@ -234,6 +234,19 @@ def test_scored_pairs_are_also_compared_without_fitting(embed, tmp_path):
     lines = found.lines()
     assert lines[2].split() == ["layer", "Spearman", "±", "error", "Pearson", "cosine"]
     assert sum(line.count("*") for line in lines[3:5]) == 2  # the best probe, and the best plain cosine
+
+
+@pytest.mark.parametrize("n", [12, 29, 30, 400])
+def test_few_examples_are_called_few_and_no_figure_is_said_to_be_certain(n):
+    cells = {"mean": [Cell(1.0, 1.0), Cell(0.75, 0.7)]}
+    found = Probes("classification", "a.tsv", "b.tsv", n, 0, (0, 1), cells, {"commonest label": Cell(0.0, 0.0)})
+    lines = found.lines()
+    assert (f"n = {n}: too few to tell one layer from another" in lines) == (n < 30)
+    rows = [line.split() for line in lines]
+    assert rows[3] == ["0", "*1.000", "1.000"]  # sqrt(p (1 - p) / n) would be 0
+    assert rows[4] == ["1", "0.750", "±", f"{(0.75 * 0.25 / n) ** 0.5:.3f}", "0.700"]
+    told = found.as_dict()
+    assert "error" not in told["probes"][0] and "error" in told["probes"][1]
 
 
 def test_several_labels_and_numbers_of_single_texts_are_probed_too(embed, tmp_path):

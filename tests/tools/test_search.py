@@ -212,11 +212,18 @@ def test_of_equally_probable_texts_the_nearer_comes_first(embed):
     (ClassifyTask(["no", "yes"]), None, InputError, "no, yes"),
     (ClassifyTask(["no", "yes"]), "yess", NameUnknown, "Nearest: yes"),
     (RegressTask(), "yes", InputError, "has no labels"),
+    (ClassifyTask(["no", "yes"], paired=False), "yes", InputError, "tuned on single texts cannot judge pairs"),
+    (RegressTask(paired=False), None, InputError, "tuned on single texts cannot judge pairs"),
     (TagTask(["O", "B-X"]), None, InputError, "task tag cannot judge pairs; expected one of classification"),
 ])  # fmt: skip
 def test_what_cannot_order_says_so(task, label, kind, words):
     with pytest.raises(kind, match=words):
         judge_of(task, label)
+
+
+def test_a_model_of_pairs_and_one_that_does_not_say_can_order():
+    for paired in (True, None):
+        assert judge_of(ClassifyTask(["no", "yes"], paired=paired), "yes")({"probabilities": {"yes": 0.25}}) == 0.25
 
 
 def test_what_cannot_be_searched_is_one_line(embed):
