@@ -3,9 +3,10 @@
 import argparse
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch import nn
 from minialbert.cli.settings import changes_of, note
 from minialbert.config import AlbertConfig
 from minialbert.convert import tokenizer_of
-from minialbert.convert.sources import opened
+from minialbert.convert.sources import SHIPPED, opened
 from minialbert.embed.texts import read_texts
 from minialbert.errors import FileError, InputError
-from minialbert.finetune.data import leakage, read_labels, split
+from minialbert.finetune.data import conflicts, leakage, read_labels, split
 from minialbert.finetune.freeze import freeze, learn_only, table
 from minialbert.finetune.loop import Plan
 from minialbert.finetune.lora import MAPS, Lora, with_lora
@@ -27,10 +28,22 @@ from minialbert.finetune.predict import evaluate, predict
 from minialbert.finetune.presets import dropout_of, preset
 from minialbert.finetune.seeds import MODEL, finetune, write_lines
 from minialbert.finetune.task import Task
-from minialbert.finetune.tasks import TASKS, TEXTS, as_examples, load_tuned, read, started, task_for, task_name
+from minialbert.finetune.tasks import (
+    TASKS,
+    TEXTS,
+    as_examples,
+    load_tuned,
+    named,
+    read,
+    read_for,
+    started,
+    task_for,
+    task_name,
+)
 from minialbert.heads import encoder_of
 from minialbert.sharing import unshare
 from minialbert.tools.plots import check_target, save, tuning
+from minialbert.version import VERSION
 from minialbert.whole import whole_file
 
 KINDS = (
@@ -62,6 +75,11 @@ def add_commands(commands) -> None:
     how.add_argument("--batch", type=int, metavar="N", help="rows of an update")
     how.add_argument("--peak", type=float, metavar="X", help="the highest learning rate")
     how.add_argument("--warmup", type=float, default=0.1, metavar="X", help="share of all updates with a rising rate")
+    how.add_argument(
+        "--weight-decay", type=float, default=Plan.weight_decay, metavar="X", help="share of a weight that each update "
+        "takes off, times the rate; none of biases and LayerNorm"
+    )  # fmt: skip
+    how.add_argument("--clip", type=float, default=Plan.clip, metavar="X", help="longest gradient; 0: never clipped")
     how.add_argument("--dropout", type=float, metavar="X", help="in all layers; the checkpoint's, or 0 for ALBERT v2")
     how.add_argument(
         "--patience", type=int, default=0, metavar="N", help="stop after so many epochs that are no better"
@@ -79,6 +97,7 @@ def add_commands(commands) -> None:
     )
     which.add_argument("--learn", nargs="+", metavar="PART", help="these alone; head is a linear probe")
     which.add_argument("--lora", type=int, metavar="RANK", help="low-rank adapters beside frozen weights, and the head")
+    part.add_argument("--alpha", type=float, metavar="X", help="of --lora: X / RANK is its weight; 2 RANK if left out")
     part.add_argument(
         "--per-visit", action="store_true", help="of --lora: adapters of its own for each visit of a block"
     )
@@ -109,14 +128,17 @@ def add_commands(commands) -> None:
 
     say = commands.add_parser(
         "predict", help="what a fine-tuned model says of texts",
-        description="Predictions as JSON lines, one a text, in their order. The two texts of a pair, or a question and "
-        "what to read, are parted by a tab.",
+        description="Predictions as JSON lines, one a text, in their order: its line in F, the text (or text and pair, "
+        "or question), and what the model says of it. The two texts of a pair, or a question and what to read, are "
+        "parted by a tab.",
         epilog='example: minialbert predict run "What a film!"\n'
         "         minialbert predict run --input texts.txt --output predictions.jsonl",
     )  # fmt: skip
     say.add_argument("model", metavar="MODEL", help="a run of finetune, its model/, or one of another library")
     say.add_argument("texts", nargs="*", metavar="TEXT")
-    say.add_argument("--input", metavar="F", help="a text a line (.txt, -), or a data file, with labels or without")
+    say.add_argument(
+        "--input", metavar="F", help="a text a line (.txt, -), or a data file; its labels are not looked at"
+    )
     say.add_argument("--output", metavar="F", type=Path, help="a .jsonl file; stdout if left out")
     _add_reading(say, task=False)
     say.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps")
@@ -139,9 +161,11 @@ def run_finetune(given: argparse.Namespace) -> int:
         check_target(given.plot)
     if given.seeds < 1:
         raise InputError(f"--seeds {given.seeds} must be at least 1")
-    for option, value in (("--per-visit", given.per_visit), ("--lora-maps", given.lora_maps)):
-        if value and given.lora is None:
-            raise InputError(f"{option} is for --lora RANK")
+    for option in ("alpha", "per_visit", "lora_maps"):
+        if getattr(given, option) and given.lora is None:
+            raise InputError(f"--{option.replace('_', '-')} is for --lora RANK")
+    if given.dropout is not None and not 0 <= given.dropout < 1:
+        raise InputError(f"--dropout {given.dropout} must be 0 to below 1")
     check_device(given.device)
     train, dev, name = _data(given)
     with opened(given.model) as source:
@@ -149,6 +173,8 @@ def run_finetune(given: argparse.Namespace) -> int:
     changes = changes_of(given.set)
     config = replace(config, **changes)
     task = task_for(train, config.max_position_embeddings, given.max_length, class_weights=given.class_weights)
+    if given.no_gradient and task.name == "choice":
+        raise InputError("--no-gradient is not for choices; --freeze embeddings is")
     tokenizer = tokenizer_of(given.model)
     rates, told = dropout_of(config, task.name)
     if given.dropout is not None:
@@ -160,12 +186,9 @@ def run_finetune(given: argparse.Namespace) -> int:
         model = started(task, given.model, changes | rates, train.examples)
         model = unshare(model) if given.unshare else model
         if given.lora is not None:
-            model = with_lora(
-                model,
-                Lora(
-                    model.config, given.lora, 2.0 * given.lora, given.lora_maps or ("query", "value"), given.per_visit
-                ),
-            )
+            alpha = 2.0 * given.lora if given.alpha is None else given.alpha
+            maps = given.lora_maps or ("query", "value")
+            model = with_lora(model, Lora(model.config, given.lora, alpha, maps, given.per_visit))
         elif given.learn:
             learn_only(model, *given.learn)
         elif given.freeze:
@@ -174,24 +197,24 @@ def run_finetune(given: argparse.Namespace) -> int:
 
     torch.manual_seed(given.seed)
     first: Any = make()
-    note(table(first))
+    note(table(first, given.no_gradient))
     learns = "lora" if given.lora is not None else "head" if given.learn == ["head"] else "all"
     rows = len(task.features(tokenizer, train.examples))
     usual = preset(task.name, first.config, rows, learns)
-    for line in _notes(task):
-        note(line)
+    tell_lost(task.counts)
     plan = Plan(
         epochs=usual.epochs if given.epochs is None else given.epochs,
         batch=usual.batch if given.batch is None else given.batch,
         peak=usual.peak if given.peak is None else given.peak, warmup=given.warmup, visits=given.no_gradient,
-        patience=given.patience, dtype=given.dtype, micro_tokens=given.micro_tokens,
+        patience=given.patience, dtype=given.dtype, micro_tokens=given.micro_tokens, weight_decay=given.weight_decay,
+        clip=given.clip,
     )  # fmt: skip
     updates = plan.epochs * -(-rows // plan.batch)
     note(f"{plan.epochs} epochs of {rows:,} rows, batch {plan.batch}: {updates:,} updates; peak {plan.peak:g}")
     note(f"{task.goal} on dev decides which epoch and which seed is kept")
     seeds = range(given.seed, given.seed + given.seeds)
     report = finetune(given.output, make, tokenizer, task, plan, train.examples, dev.examples, seeds=seeds,
-                      name=name + encoder_digest(first), tell=note)  # fmt: skip
+                      name=name + encoder_digest(first), about=about(given), tell=note)  # fmt: skip
     if given.plot:
         save(tuning(report), given.plot)
     print(json.dumps(report, indent=1, ensure_ascii=False) if given.json else "\n".join(_told(report, given.output)))
@@ -205,17 +228,20 @@ def _data(given: argparse.Namespace) -> tuple[Any, Any, str]:
         how["labels"] = read_labels(given.labels)
     train = read(given.train, given.task, **how)
     note(train.describe())
+    if both := conflicts(train):
+        first, second = (getattr(example, "where", f"line {getattr(example, 'line', 0)}") for example in both[0])
+        note(f"warning: {len(both):,} texts have several labels in {train.path}, the first at {first} and {second}")
     name = f"train {digest_of_examples(train)}"
     if given.dev is None:
         train, dev = split(train)
         note(f"no DEV was given: {len(dev):,} of these are held out, the same ones each time")
-        return train, dev, f"{name}, a fifth held out, from "
+        return train, dev, f"{name}, held out {digest_of_examples(dev)}, from "
     how.pop("labels", None)
     dev = read(given.dev, task_name(train), like=train, **how)
     note(dev.describe())
-    shared, conflicts = leakage(train, dev)
+    shared, others = leakage(train, dev)
     if shared:
-        also = f", {conflicts} of them with another label there" if conflicts else ""
+        also = f", {others} of them with another label there" if others else ""
         note(f"warning: {shared} of the {len(dev):,} are also in {train.path}{also}; figures on them flatter the model")
     return train, dev, f"{name}, dev {digest_of_examples(dev)}, from "
 
@@ -233,13 +259,20 @@ def check_device(name: str) -> None:
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
-def _notes(task: Task) -> Iterator[str]:
+def about(given: argparse.Namespace) -> dict[str, Any]:
+    """What the report says of how it was made: files as they were typed, the model, the options."""
+    left = ("command", "run", "train", "dev", "model", "output", "plot", "json")
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()
+               if name not in left and not (value is None or value is False or value == [])}  # fmt: skip
+    return {"train": str(given.train), "dev": given.dev and str(given.dev), "model": given.model or SHIPPED,
+            "minialbert": VERSION, "options": options}  # fmt: skip
+
+
+def tell_lost(counts: Counter[str]) -> None:
     """What the texts lost on their way to the model."""
-    if cut := getattr(task, "cut", 0):
-        yield f"{cut:,} texts are longer than {task.max_length} pieces and lose their end (--max-length)"
-    for what, count in getattr(task, "counts", {}).items():
+    for what, count in counts.items():
         if count:
-            yield f"{count:,} {what}"
+            note(f"{count:,} {what}")
 
 
 def _told(report: dict[str, Any], directory: Path) -> Iterator[str]:
@@ -254,7 +287,12 @@ def _told(report: dict[str, Any], directory: Path) -> Iterator[str]:
                f"deviation {report['deviation']:.4f}; {report['failed']} of {len(report['seeds'])} failed")  # fmt: skip
     if report["floor"] is not None:
         yield f"without looking: {report['floor']:.4f}"
+    if "advice" in report:
+        yield f"no seed is better than that: {report['advice']}"
     yield ""
+    if "threshold" in report:
+        yield (f"nothing is answered where that wins by more than {report['threshold']:.4f}, a threshold tuned on "
+               f"{report['tuned_on']}, the same questions: it flatters the figures")  # fmt: skip
     yield from _scores(report["scores"])
     yield f"the model of seed {report['best_seed']} is in {directory / MODEL}"
 
@@ -264,6 +302,9 @@ def _scores(scores: dict[str, Any]) -> Iterator[str]:
     plain = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
     yield ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value:,}"
                     for name, value in plain.items())  # fmt: skip
+    for name in ("answerable", "unanswerable"):
+        if part := scores.get(name):
+            yield f"{name}: {part['questions']:,} questions, exact_match {part['exact_match']:.4f}, f1 {part['f1']:.4f}"
     if rows := scores.get("labels") or scores.get("types"):
         yield ""
         yield from table_of_labels(rows)
@@ -284,11 +325,10 @@ def run_evaluate(given: argparse.Namespace) -> int:
     if given.predictions:
         check_output(given.predictions, "--predictions")
     model, tokenizer, task = load_tuned(given.model)
-    data = read(given.data, task.name, columns=given.columns, separator=given.separator)
+    data = read_for(given.model, task, given.data, columns=given.columns, separator=given.separator)
     note(data.describe())
     scores, predictions = evaluate(model.to(given.device), tokenizer, task, data.examples)
-    for line in _notes(task):
-        note(line)
+    tell_lost(task.counts)
     if given.predictions:
         write_lines(given.predictions, predictions)
     if given.json:
@@ -307,15 +347,19 @@ def run_predict(given: argparse.Namespace) -> int:
         check_output(given.output, "--output")
     check_device(given.device)
     model, tokenizer, task = load_tuned(given.model)
-    found = predict(model.to(given.device), tokenizer, task, _examples(given, task))
-    lines = (json.dumps(row, ensure_ascii=False) for row in found)
+    examples, same = tee(_examples(given, task))
+    lost: Counter[str] = Counter()
+    found = predict(model.to(given.device), tokenizer, task, examples, lost=lost)
+    rows = (named(example, numbered=bool(given.input)) | row for row, example in zip(found, same, strict=True))
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
     if given.output is None:
         for line in lines:
             print(line)
-        return 0
-    with whole_file(given.output) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        count = sum(file.write(f"{line}\n") > 0 for line in lines)
-    note(f"{given.output}: {count:,} predictions")
+    else:
+        with whole_file(given.output) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            count = sum(file.write(f"{line}\n") > 0 for line in lines)
+        note(f"{given.output}: {count:,} predictions")
+    tell_lost(lost)
     return 0
 
 
@@ -332,6 +376,6 @@ def _examples(given: argparse.Namespace, task: Task) -> Any:
         return as_examples(task, given.texts)
     name = Path(given.input).name.removesuffix(".gz").removesuffix(".xz")
     if given.input == "-" or (name.endswith(".txt") and task.name in (*TEXTS, "tag", "answer")):
-        texts = read_texts(given.input)
-        return chain.from_iterable(as_examples(task, [text]) for text in texts)
-    return read(given.input, task.name, labelled=False, columns=given.columns, separator=given.separator).examples
+        return as_examples(task, read_texts(given.input))
+    how = {"columns": given.columns, "separator": given.separator}
+    return read_for(given.model, task, given.input, labelled=False, **how).examples

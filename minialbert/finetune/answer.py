@@ -67,7 +67,6 @@ class AnswerTask(Task):
             raise InputError(f"stride={stride} and max_question_length={max_question_length} must not be negative")
         self.stride, self.max_answer_length, self.max_question_length = stride, max_answer_length, max_question_length
         self.no_answer, self.threshold, self.n_best = no_answer, threshold, n_best
-        self.counts: Counter[str] = Counter()
 
     @property
     def cut(self) -> int:
@@ -98,8 +97,8 @@ class AnswerTask(Task):
             room = self.max_length - around - len(question)
             if room < 1:
                 raise InputError(
-                    f"max_length={self.max_length} leaves no room for the context: question {number} has "
-                    f"{len(question)} pieces, [CLS] and [SEP] take {around}; raise it, or lower max_question_length"
+                    f"--max-length (max_length) {self.max_length} leaves no room for the context: question {number} "
+                    f"has {len(question)} pieces, [CLS] and [SEP] take {around}; raise it, or lower max_question_length"
                 )
             windows = windows_of(len(context), room, self.stride)
             self.counts["questions cut"] += len(asked) > len(question)
@@ -212,6 +211,7 @@ class AnswerTask(Task):
         """Sets `threshold` to what gives the best F1 on these (dev) questions; the predictions, decided anew."""
         if self.no_answer:
             self.threshold, _ = best_threshold(examples, predictions)
+            self.tuned = {"threshold": self.threshold, "tuned_on": "dev"}
         return [self.decided(prediction) for prediction in predictions]
 
     def floor(self, train: Sequence[Question], dev: Sequence[Question]) -> float:

@@ -4,6 +4,7 @@ Each choice is read together with the question and what the question is about, a
 question's choices says which it is (AlbertForMultipleChoice). classify.py has one label of always the same ones.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,7 +20,7 @@ from minialbert.errors import FileError, InputError
 from minialbert.finetune.data import wrong_text
 from minialbert.finetune.metrics import accuracy, softmax
 from minialbert.finetune.rows import Problems, Row, json_rows, shown, text_of
-from minialbert.finetune.task import Feature, Task
+from minialbert.finetune.task import CUT, Feature, Task
 from minialbert.heads import AlbertForMultipleChoice
 from minialbert.tokenizers import Tokenizer
 
@@ -80,7 +81,7 @@ def read_questions(path: str | Path, labelled: bool = True) -> Questions:
 
     "context" may be left out or empty. "answer" is the place of the right choice, a number from 0 on, or its letter
     ("A" is the first), or the choice itself; one that could mean two different choices is wrong. With labelled=False it
-    may be missing. Questions may have different numbers of choices.
+    is not looked at. Questions may have different numbers of choices.
 
     Raises InputError, and FileError with the first thing that is wrong, its line, and how many more there are.
     """
@@ -117,10 +118,8 @@ def question_of(cells: dict[str, Any], labelled: bool, line: int) -> Question:
     for number, choice in enumerate(choices):
         if said := wrong_text(choice):
             raise ValueError(f', "choices", {number}: {said}')
-    answer = texts.get("answer")
-    return Question(
-        texts["context"], texts["question"], tuple(choices), None if answer is None else place_of(answer, choices), line
-    )
+    answer = place_of(texts["answer"], choices) if labelled else None
+    return Question(texts["context"], texts["question"], tuple(choices), answer, line)
 
 
 def place_of(answer: Any, choices: Sequence[str]) -> int:
@@ -156,10 +155,14 @@ class ChooseTask(Task):
     """
 
     name, goal, head = "choice", "accuracy", AlbertForMultipleChoice
-    cut = 0  # how many questions of the last call of `features` had a choice longer than max_length
 
     def __init__(self, labels: Sequence[str] = (), max_length: int = 128):
         super().__init__((), max_length)  # every question has choices of its own
+
+    @property
+    def cut(self) -> int:
+        """How many questions of the last call of `features` had a choice longer than max_length."""
+        return self.counts.total()
 
     def changes(self) -> dict[str, Any]:
         """The head has one output whatever num_labels is, so that goes back to its default."""
@@ -170,12 +173,13 @@ class ChooseTask(Task):
         which is the context as a rule."""
         pairs = [pair for example in examples for pair in example.pairs]
         rows = tokenizer(pairs, padding=False, truncation=True, max_length=self.max_length)
-        out, start, self.cut = [], 0, 0
+        out, start, cut = [], 0, 0
         for number, example in enumerate(examples):
             own = slice(start, start := start + len(example.choices))
             ids, types = (list(chain(*x[own])) for x in (rows.input_ids, rows.token_type_ids))
             out.append(Feature(ids, types, number, example.answer, tuple(len(row) for row in rows.input_ids[own])))
-            self.cut += any(rows.cut[own])
+            cut += any(rows.cut[own])
+        self.counts = Counter({CUT.format(self.max_length): cut})
         return out
 
     def batch(self, features: Sequence[Feature], pad_id: int) -> dict[str, Tensor]:
@@ -225,9 +229,10 @@ class ChooseTask(Task):
         return {"examples": len(examples), "accuracy": accuracy(self.truth(examples), answers), "chance": chance}
 
     def floor(self, train: Sequence[Question], dev: Sequence[Question]) -> float:
-        """The accuracy of always taking the place that is right most often in train."""
+        """The accuracy of always taking the place that is right most often in train, or of drawing lots if higher."""
         best = int(np.bincount(self.truth(train)).argmax())
-        return float(self.scores(dev, [{"answer": best}] * len(dev))["accuracy"])
+        scores = self.scores(dev, [{"answer": best}] * len(dev))
+        return float(max(scores["accuracy"], scores["chance"]))
 
     def truth(self, examples: Sequence[Question]) -> list[int]:
         """The right places of all. Raises InputError where one is missing."""

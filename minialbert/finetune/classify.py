@@ -29,28 +29,53 @@ from minialbert.finetune.metrics import (
     tally,
     tally_of,
 )
-from minialbert.finetune.task import Feature, Task
+from minialbert.finetune.task import CUT, Feature, Task
 from minialbert.heads import AlbertForSequenceClassification
 from minialbert.tokenizers import Tokenizer
 
 
 class TextTask(Task):
-    """What the three share: a text is [CLS] A [SEP], a pair [CLS] A [SEP] B [SEP] with token types 1 from B on."""
+    """What the three share: a text is [CLS] A [SEP], a pair [CLS] A [SEP] B [SEP] with token types 1 from B on.
+
+    paired: whether it is for pairs or for single texts, and then for nothing else; None: not known, both are taken.
+    """
 
     head = AlbertForSequenceClassification
-    cut = 0  # how many examples of the last call of `features` were longer than max_length
+
+    def __init__(self, labels: Sequence[str] = (), max_length: int = 128, paired: bool | None = None):
+        super().__init__(labels, max_length)
+        self.paired = paired
+
+    @property
+    def cut(self) -> int:
+        """How many examples of the last call of `features` were longer than max_length."""
+        return self.counts.total()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return super().settings | ({} if self.paired is None else {"paired": self.paired})
 
     def features(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Feature]:
         """A row an example. What is longer than max_length loses its end, a pair that of the longer text first.
 
-        Raises InputError for a label that the task does not have.
+        Raises InputError for a label that the task does not have, a pair for single texts, a text for pairs.
         """
+        for example in examples:
+            self.check_kind(example)
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
         rows = tokenizer(inputs, padding=False, truncation=True, max_length=self.max_length)
-        self.cut = sum(cut > 0 for cut in rows.cut)
+        self.counts = Counter({CUT.format(self.max_length): sum(cut > 0 for cut in rows.cut)})
         targets = [None if example.label is None else self.target(example) for example in examples]
         told = zip(rows.input_ids, rows.token_type_ids, targets, strict=True)
         return [Feature(ids, types, number, target) for number, (ids, types, target) in enumerate(told)]
+
+    def check_kind(self, example: Example) -> None:
+        """Raises InputError for a pair where single texts were learnt, and the reverse."""
+        if self.paired is True and example.pair is None:
+            raise InputError(f"text {example.line}: is a single text, the model was tuned on pairs; part two by a tab")
+        if self.paired is False and example.pair is not None:
+            advice = "leave the second out, or the tab that parts them"
+            raise InputError(f"text {example.line}: is a pair, the model was tuned on single texts; {advice}")
 
     @abstractmethod
     def target(self, example: Example) -> Any:
@@ -102,8 +127,11 @@ class ClassifyTask(TextTask):
 
     name, goal = "classification", "accuracy"
 
-    def __init__(self, labels: Sequence[str], max_length: int = 128, weights: Sequence[float] | None = None):
-        super().__init__(labels, max_length)
+    def __init__(
+        self, labels: Sequence[str], max_length: int = 128, weights: Sequence[float] | None = None,
+        paired: bool | None = None,
+    ):  # fmt: skip
+        super().__init__(labels, max_length, paired)
         distinct(self.labels, at_least=2)
         if weights is not None and (len(weights) != len(self.labels) or not all(0 <= w < np.inf for w in weights)):
             said = f"{len(weights)} numbers, the smallest {min(weights, default=0)}"
@@ -143,8 +171,7 @@ class ClassifyTask(TextTask):
     ) -> list[dict[str, Any]]:
         out = []
         for logits in said:
-            p = softmax(logits)
-            order = np.argsort(-p, kind="stable")
+            p, order = softmax(logits), np.argsort(-logits, kind="stable")  # logits may differ where p does not
             out.append({
                 "label": self.labels[order[0]],
                 "probabilities": {self.labels[i]: float(p[i]) for i in order},
@@ -190,8 +217,10 @@ class MultilabelTask(TextTask):
 
     name, goal = "multilabel", "micro_f1"
 
-    def __init__(self, labels: Sequence[str], max_length: int = 128, threshold: float = 0.5):
-        super().__init__(labels, max_length)
+    def __init__(
+        self, labels: Sequence[str], max_length: int = 128, threshold: float = 0.5, paired: bool | None = None
+    ):
+        super().__init__(labels, max_length, paired)
         distinct(self.labels, at_least=1)
         if not 0 <= threshold < 1:
             raise InputError(f"threshold={threshold} must be from 0 to below 1: a label is given above it")
@@ -246,8 +275,8 @@ class RegressTask(TextTask):
 
     name, goal = "regression", "spearman"
 
-    def __init__(self, labels: Sequence[str] = (), max_length: int = 128):
-        super().__init__((), max_length)  # a number has no name; what the configuration calls it is left aside
+    def __init__(self, labels: Sequence[str] = (), max_length: int = 128, paired: bool | None = None):
+        super().__init__((), max_length, paired)  # a number has no name; what the configuration calls it is left aside
 
     def start(self, model: nn.Module, train: Sequence[Example]) -> None:
         """Sets the bias of a new head to the mean of the labels, so that no step is spent on getting there.

@@ -88,6 +88,15 @@ class Data:
         return f"{self.path}: {len(self):,} {kind}, {self.task}{about}" + (f", {self.empty} empty" * bool(self.empty))
 
 
+class Like(NamedTuple):
+    """What a file must fit where the training data is not at hand: that which a model was tuned on, as it tells."""
+
+    path: str  # of the model
+    task: str
+    labels: tuple[str, ...]
+    paired: bool | None  # None: not known
+
+
 class Leak(NamedTuple):
     """Examples that are also in the training data: how many, and how many of them with another label there."""
 
@@ -104,10 +113,21 @@ def leakage(train: Data, dev: Data) -> Leak:
     return Leak(len(both), sum(example.label not in known[example.key] for example in both))
 
 
+def conflicts(data: Data) -> list[tuple[Any, Any]]:
+    """Texts that have several labels in the data: of each the first two examples that differ."""
+    first: dict[Any, Any] = {}
+    found: dict[Any, tuple[Any, Any]] = {}
+    for example in data.examples:
+        if first.setdefault(example.key, example).label != example.label:
+            found.setdefault(example.key, (first[example.key], example))
+    return list(found.values())
+
+
 def held_out(data: Data, share: float = 0.2) -> list[bool]:
     """Which examples to hold out, about this share of them: always the same, in any order of the file.
 
-    What a text says decides, so copies of it stay together. Raises InputError when there is nothing to part.
+    What a text says decides, so copies of it stay together. In classification it is this share of each label, one at
+    least; of a label with a single text none. Raises InputError when there is nothing to part.
     """
     groups: dict[Any, list[int]] = {}
     for number, example in enumerate(data.examples):
@@ -115,12 +135,24 @@ def held_out(data: Data, share: float = 0.2) -> list[bool]:
     drawn = sorted(groups, key=lambda key: hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest())
     if len(drawn) < 2:
         raise InputError(f"{data.path}: all its texts are the same, so none can be held out")
-    held: set[int] = set()
-    for key in drawn[:-1]:  # one at least remains
-        if held and len(held) >= share * len(data):
-            break
-        held.update(groups[key])
+    by_label: dict[str, list[list[int]]] = {}
+    for copies in (groups[key] for key in drawn):
+        one = getattr(data, "task", None) == "classification"  # a text with two labels goes with the first by name
+        label = min(str(data.examples[number].label) for number in copies) if one else ""
+        by_label.setdefault(label, []).append(copies)
+    held = {number for own in by_label.values() for number in _share_of(own, share)}
+    held = held or _share_of([groups[key] for key in drawn], share)  # every label has a single text
     return [number in held for number in range(len(data))]
+
+
+def _share_of(groups: list[list[int]], share: float) -> set[int]:
+    """The first groups that have about this share of all numbers; one group at least is held, and one is not."""
+    held: set[int] = set()
+    for group in groups[:-1]:
+        if held and len(held) >= round(share * sum(map(len, groups))):
+            break
+        held.update(group)
+    return held
 
 
 def split(data: Data, share: float = 0.2) -> tuple[Data, Data]:
@@ -136,7 +168,8 @@ def split(data: Data, share: float = 0.2) -> tuple[Data, Data]:
 
 def read_data(
     path: str | Path, task: str | None = None, *, columns: str | Mapping[str, str | int] | None = None,
-    separator: str | None = None, labels: Sequence[str] | None = None, like: Data | None = None, labelled: bool = True,
+    separator: str | None = None, labels: Sequence[str] | None = None, like: Data | Like | None = None,
+    labelled: bool = True,
 ) -> Data:  # fmt: skip
     """The examples of a .tsv, .csv or .jsonl file, each also as .gz or .xz, in UTF-8.
 
@@ -149,7 +182,7 @@ def read_data(
     a fraction, is regression; a column "labels", a list in JSON, or a `separator` (its default is ",") is multilabel;
     whole numbers are names. The names are sorted, numbers by their value, unless `labels` gives them.
     like: the training data; task and names are then its own, and a label that it does not have is wrong.
-    labelled=False: there may be no column of labels (for prediction); labels are then None.
+    labelled=False: labels are not looked at (for prediction), and are None.
 
     Raises InputError, and FileError with the first thing that is wrong and how many more there are.
     """
@@ -169,9 +202,12 @@ def read_data(
     elif "label" in roles:
         check_names(examples, names, like.path if like else "those given", roles["label"], problems)
     problems.stop()
-    if like and like.paired != ("pair" in roles):
+    if like and like.paired is not None and like.paired != ("pair" in roles):
         found, wanted = ("pairs", "single texts")[:: 1 if "pair" in roles else -1]
-        raise FileError(f"{name}: has {found}, but {like.path} has {wanted}; both must be alike")
+        if isinstance(like, Data):
+            raise FileError(f"{name}: has {found}, but {like.path} has {wanted}; both must be alike")
+        advice = "text=NAME,pair=NAME" if like.paired else "text=NAME alone"
+        raise FileError(f"{name}: has {found}, but {like.path} was tuned on {wanted}; --columns {advice} says which")
     return Data(name, task, examples, names)
 
 
@@ -197,25 +233,26 @@ def parse_columns(columns: str | Mapping[str, str | int] | None) -> dict[str, st
     if roles and ("text" not in roles or not all(roles.values()) or set(roles) - {"text", "pair", "label"}):
         said = ",".join(f"{role}={column}" for role, column in roles.items())
         raise InputError(
-            f"columns {said}: expected text=NAME, pair=NAME and label=NAME, pair only where there are pairs"
+            f"--columns {said}: expected text=NAME, pair=NAME and label=NAME, pair only where there are pairs"
         )
     return roles
 
 
 def find_roles(names: list[str], asked: dict[str, str], labelled: bool, problems: Problems) -> dict[str, str]:
-    """Which column is "text", which "pair" (if any), which "label"; as asked for, or by its name."""
+    """Which column is "text", which "pair" (if any), which "label" (if labelled); as asked for, or by its name."""
     there = ", ".join(names) or "none"
+    asked = {role: column for role, column in asked.items() if labelled or role != "label"}
     if asked:
         if missing := [column for column in asked.values() if column not in names]:
             problems.refuse(None, f': no column "{missing[0]}"; its columns: {there}')
         if "label" not in asked and labelled:
-            raise InputError("columns: nothing says which column has the labels; add label=NAME")
+            raise InputError("--columns: nothing says which column has the labels; add label=NAME")
         return asked
     lower = {column.lower(): column for column in names}
     pairs = [pair for pair in PAIRS if set(pair) <= set(lower)]
     alone = [[text] for text in SINGLES if text in lower and not any(text in pair for pair in pairs)]
     found = [*map(list, pairs), *alone]
-    labels = [column for column in LABELS if column in lower]
+    labels = [column for column in LABELS if labelled and column in lower]
     if len(found) != 1:
         half = [" and ".join(pair) for pair in PAIRS if set(pair) & set(lower)]
         none = f"expected both {half[0]}" if half else "no column text, sentence, or sentence1 and sentence2"

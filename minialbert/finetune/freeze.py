@@ -12,6 +12,7 @@ apart in it are its visits, and forward_from does. Neighbours: lora.py adds a fe
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -96,10 +97,14 @@ def _by_part(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     encoder_of(_opened(model)[0])  # a stranger is refused
     parts: dict[str, dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
-        own = name.removeprefix("model.").removeprefix("albert.")
-        part = next((part for beginning, part in BEGINNINGS.items() if own.startswith(beginning)), "head")
+        part = next((part for beginning, part in BEGINNINGS.items() if _own(name).startswith(beginning)), "head")
         parts.setdefault(part, {})[name] = parameter
     return parts
+
+
+def _own(name: str) -> str:
+    """The name of a parameter in an AlbertModel, whatever is around it."""
+    return name.removeprefix("model.").removeprefix("albert.")
 
 
 def _opened(model: Any, tap: Any = no_tap) -> tuple[nn.Module, Any]:
@@ -111,20 +116,54 @@ def _names_for(model: nn.Module) -> str:
     return ", ".join([*_by_part(model), *ACROSS, f"layer 1..{len(encoder_of(_opened(model)[0]).encoder.plan)}"])
 
 
-def counts(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """For each part of a model, how many numbers in it learn, and how many there are: {"head": (1538, 1538), ...}."""
+def counts(model: nn.Module, visits: int = 0) -> dict[str, tuple[int, int]]:
+    """For each part of a model, how many numbers in it learn, and how many there are: {"head": (1538, 1538), ...}.
+
+    visits: how many early ones are run without a gradient, as by forward_from; what they alone use does not learn.
+    0 is an ordinary call, in which the embeddings have a gradient.
+    """
+    idle = _early(model, visits)
     return {
-        part: (sum(p.numel() for p in own.values() if p.requires_grad), sum(p.numel() for p in own.values()))
+        part: (
+            sum(p.numel() for name, p in own.items() if p.requires_grad and name not in idle),
+            sum(p.numel() for p in own.values()),
+        )
         for part, own in _by_part(model).items()
     }
 
 
-def table(model: nn.Module) -> str:
+def _early(model: nn.Module, visits: int) -> set[str]:
+    """The parameters that nothing after the first `visits` visits uses, by name."""
+    inside = _opened(model)[0]
+    plan = encoder_of(inside).encoder.plan
+    _check_visits(visits, len(plan))
+    if not visits:
+        return set()
+    used = [f"lora.visit.{visit}." for visit in range(visits + 1, len(plan) + 1)]
+    for a, f in plan[visits:]:
+        used += [f"encoder.attentions.{a}.", f"encoder.feed_forwards.{f}.", f"lora.block.{a}.attention.",
+                 f"lora.block.{f}.ffn."]  # fmt: skip
+    if hasattr(inside, "mlm"):  # it ends in a product with the word table
+        used.append("embeddings.word.")
+    below = [
+        name for name, _ in model.named_parameters() if _own(name).startswith(("embeddings.", "encoder.", "lora."))
+    ]
+    return {name for name in below if not _own(name).startswith(tuple(used))}
+
+
+def _check_visits(visits: int, layers: int) -> None:
+    if not isinstance(visits, int) or not 0 <= visits <= layers:
+        raise InputError(
+            f"--no-gradient (visits) {visits!r}: the layers that can be run without a gradient are 0..{layers}"
+        )
+
+
+def table(model: nn.Module, visits: int = 0) -> str:
     """`counts` to print, a part on each line, and how many layers use the weights of a block."""
     plan = encoder_of(_opened(model)[0]).encoder.plan
     users = {"attention": len({a for a, _ in plan}), "ffn": len({f for _, f in plan})}
     rows = [("part", "learns", "of", "")]
-    found = counts(model)
+    found = counts(model, visits)
     whole = tuple(sum(column) for column in zip(*found.values(), strict=True))
     for part, (learn, total) in (found | {"all": whole}).items():
         sets = f"{users[part]} for {len(plan)} layers" if part in users else ""
@@ -138,7 +177,7 @@ def table(model: nn.Module) -> str:
 def forward_from(
     model: nn.Module, batch: Mapping[str, Any], visits: int, *, depth: int | None = None, tap=no_tap, **labels: Any
 ) -> Any:
-    """A forward call whose first `visits` layers, and the embeddings, are run without a gradient.
+    """A forward call whose first `visits` layers, and the embeddings, are run without a gradient; 0: an ordinary one.
 
     batch: what a forward call takes, input_ids [B, T] first of all; labels in it or beside it. Returns what the model
     returns. Nothing of the first layers is kept for the backward pass. The weights of a shared block still learn,
@@ -155,13 +194,12 @@ def forward_from(
         )
     trunk, rest = encoder_of(model), dict(batch) | labels
     plan = trunk.encoder.visits(depth)
-    if not isinstance(visits, int) or not 0 <= visits <= len(plan):
-        raise InputError(f"visits={visits!r}: the layers that can be run without a gradient are 0..{len(plan)}")
+    _check_visits(visits, len(plan))
     if tap is not no_tap:
         check_tap(tap, len(plan))
     inputs = [rest.pop(name, None) for name in ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")]
     mask = rest.get("attention_mask")
-    with torch.no_grad():
+    with torch.no_grad() if visits else nullcontext():
         x = trunk.embeddings(*inputs, tap)  # [B, T, H]
         padding = None if mask is None else trunk.padding_of(mask, *x.shape[:2])
         x = trunk.encoder(x, padding, plan[:visits], 0, tap)  # [B, T, H]

@@ -2,8 +2,8 @@
 
 `Tuning.update` is one step, read it first: the loss of a batch, a few rows at a time; clipped; one step of torch's
 AdamW, whose correction of the first means small data needs (Mosbach et al. 2021; pre-training goes without, as Google
-did). seeds.py runs it for several seeds. Killed at any moment it goes on from its last whole epoch to the same bits:
-the order of the rows and dropout's random numbers are functions of the seed and the step.
+did). seeds.py runs it for several seeds. Killed at any moment it goes on from its last checkpoint to the same bits: the
+order of the rows and dropout's random numbers are functions of the seed and the step.
 """
 
 import contextlib
@@ -24,15 +24,16 @@ from minialbert.checkpoints import best, check_digests, keep, last, read_state, 
 from minialbert.errors import CheckpointError, InputError, MiniAlbertError
 from minialbert.finetune.freeze import forward_from
 from minialbert.finetune.lora import Lora, LoraModel
-from minialbert.finetune.predict import said_of
-from minialbert.finetune.task import Feature, Task
+from minialbert.finetune.predict import commonest, said_of
+from minialbert.finetune.task import TASK, Feature, Task
 from minialbert.heads import encoder_of
 from minialbert.tokenizers import Tokenizer
 from minialbert.training import Log, Stopped, alone, asked_to_stop, autocast, parameter_groups
 
 GOAL = "goal"  # what the best epoch is chosen by, among the figures of a checkpoint
+COMMONEST = "commonest"  # of these, the share of dev that gets the commonest answer
 ALIKE = 16  # batches that are sorted by length together
-TASK, LORA = "minialbert_task", "lora.safetensors"  # a key of config.json, and a file beside it
+LORA = "lora.safetensors"  # beside config.json
 
 
 class Diverged(MiniAlbertError, ArithmeticError):
@@ -41,7 +42,7 @@ class Diverged(MiniAlbertError, ArithmeticError):
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train; all but `log_every` decides the weights. Raises InputError for what cannot be."""
+    """How to train; all but the last two decides the weights. Raises InputError for what cannot be."""
 
     epochs: int = 3
     batch: int = 32
@@ -55,16 +56,17 @@ class Plan:
     dtype: str = "float32"  # of products: or bfloat16
     micro_tokens: int = 4096  # that go through the model at a time, padding included; dropout is drawn for each part
     log_every: int = 10  # steps
+    save_every: int = 500  # steps, besides the end of each epoch
 
     def __post_init__(self):
-        for name in ("epochs", "batch", "micro_tokens", "log_every"):
+        for name in ("epochs", "batch", "micro_tokens", "log_every", "save_every"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+                raise InputError(f"{_option(name)} {getattr(self, name)} must be at least 1")
         for name in ("peak", "weight_decay", "clip", "patience", "visits", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)} must be 0 or more")
+                raise InputError(f"{_option(name)} {getattr(self, name)} must be 0 or more")
         if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup={self.warmup} must be from 0 to below 1, a share of all steps")
+            raise InputError(f"--warmup {self.warmup} must be from 0 to below 1, a share of all steps")
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"dtype={self.dtype!r} must be one of float32, bfloat16")
 
@@ -80,6 +82,11 @@ class Plan:
         found = asdict(self)
         names = list(found)
         return {name: found[name] for name in names[: names.index("log_every")]}
+
+
+def _option(name: str) -> str:
+    """A field of Plan as the command line calls it."""
+    return "--no-gradient (visits)" if name == "visits" else f"--{name.replace('_', '-')}"
 
 
 # ---- a model on disk ----
@@ -185,7 +192,10 @@ class Tuning:
             if state.get(name) != now:
                 was = state.get(name)
                 told = f"made with {name} {was}, this run has {now}" if len(f"{was}{now}") < 120 else f"other {name}"
-                raise CheckpointError(f"{path}: {told}; go on as it was made, or give a new directory")
+                advice = "go on as it was made, or give a new directory"
+                if name == "epochs":
+                    advice = "a run's plan is fixed; to train on, start from its model: --model DIR/model --output NEW"
+                raise CheckpointError(f"{path}: {told}; {advice}")
         check_digests(path, state)
         take(self.model, path)
         restore_optimizer(path, state, self.optimizer)
@@ -253,10 +263,10 @@ class Tuning:
         if not examples:
             return {"epoch": epoch, GOAL: float(epoch)}
         said = said_of(self.model, self.task, features, self.tokenizer.pad_id, self.plan.micro_tokens, self.autocast)
-        scores = self.task.scores(examples, self.task.predictions(examples, features, said))
-        return {"epoch": epoch, GOAL: scores[self.task.goal]} | {
-            name: x for name, x in scores.items() if isinstance(x, (int, float))
-        }
+        predictions = self.task.predictions(examples, features, said)
+        scores = self.task.scores(examples, predictions)
+        figures = {"epoch": epoch, GOAL: scores[self.task.goal], COMMONEST: commonest(predictions)}
+        return figures | {name: x for name, x in scores.items() if isinstance(x, (int, float))}
 
     @property
     def done(self) -> bool:
@@ -265,8 +275,9 @@ class Tuning:
         waited = len(goals) - 1 - goals.index(max(goals)) if goals else 0
         return self.step >= self.steps or bool(self.plan.patience and waited >= self.plan.patience)
 
-    def train(self, until: int | None = None, progress: bool | None = None) -> Path:
-        """Goes on to the end, or to step `until`; returns the best checkpoint. Raises Diverged, FileError.
+    def train(self, until: int | None = None, progress: bool | None = None) -> Path | None:
+        """Goes on to the end, or to step `until`; returns the best checkpoint, None before the first epoch has ended.
+        Raises Diverged, FileError.
 
         progress: a bar on stderr; None: where that is a terminal.
         """
@@ -291,9 +302,9 @@ class Tuning:
                 if ended:
                     self.history.append(self.measured())
                     log.write({"step": self.step} | {f"dev/{k}": x for k, x in self.history[-1].items()})
-                    self.save()
-                if asked:
-                    if not ended:
-                        self.save(measured=False)
+                stop = bool(asked)  # seen once: a signal may come at any moment
+                if ended or stop or self.step % self.plan.save_every == 0:
+                    self.save(measured=ended)
+                if stop:
                     raise Stopped(asked[0], f"stopped; {self.found} is saved, and the same command goes on from there")
-        return best(self.directory, GOAL) or self.directory
+        return best(self.directory, GOAL)

@@ -9,6 +9,10 @@ weights stay one set, and each visit adds a small difference of its own.
     wrapped(**batch, labels=labels).loss.backward()           # the LoRA and the head have gradients, nothing else
     merge(model, wrapped.lora).save_pretrained("merged")      # an ordinary model again
 
+It is small to keep, not small to train: gradients still pass every layer, so nearly all that is kept for the backward
+pass is kept as before. At base size, a batch of 8 x 128, float32, LoRA on all six maps keeps 645 MB where training
+everything keeps 647 MB; to run the first 6 of 12 visits without a gradient (freeze.forward_from) keeps 325 MB.
+
 model.py knows nothing of this. What a linear map reads passes one point of the tap and what it gives passes a later
 one, so a tap that remembers the first adds to the second. The fast encoder of packed.py asks no tap: merge first.
 Neighbours: adapter.py saves a LoRA apart from its base, freeze.py says what else learns.
@@ -80,9 +84,11 @@ class Lora(nn.Module):
         widths = {part: {"ffn.up": (H, wide), "ffn.down": (wide, H)}.get(part, (H, H)) for part in self.parts}
         most = min(map(min, widths.values()))
         if type(rank) is not int or not 1 <= rank <= most:
-            raise InputError(f"rank={rank!r} must be a whole number from 1 to the width {most}")
+            raise InputError(f"--lora (rank) {rank!r} must be a whole number from 1 to the width {most}")
         if not 0 < alpha < math.inf or not 0 <= dropout < 1:
-            raise InputError(f"alpha={alpha}, dropout={dropout}: expected alpha above 0, dropout from 0 to below 1")
+            raise InputError(
+                f"--alpha (alpha) {alpha}, dropout {dropout}: expected alpha above 0, dropout from 0 to below 1"
+            )
         self.targets = {MAPS[part][1]: part for part in self.parts}  # where something is added
         self.sources = {MAPS[part][0] for part in self.parts}  # what has to be remembered for it
         pairs: Any = nn.ModuleDict()
@@ -229,8 +235,8 @@ def with_lora(model: nn.Module, lora: Lora, learn: Sequence[str] | None = None) 
 def merge(model: Model, lora: Lora) -> Model:
     """A copy of the model with alpha / rank * B A added to its weights, that computes what the two do, to rounding.
 
-    One LoRA for each visit of a shared block has no place in one block: the copy is then unshared first, so it has L
-    groups, and a warning says so. `transformers` loads either. In the copy everything learns.
+    One LoRA for each visit of a shared block has no place in one block: the copy is then unshared first, and has L
+    blocks, L times the weights of one, which a warning tells. `transformers` loads either. In the copy all learns.
     """
     check_fit(model, lora)
     L = len(lora.plan)

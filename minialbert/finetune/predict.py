@@ -4,7 +4,8 @@ A model knows its task: the directory's config.json has it under "minialbert_tas
 the directory and the data is needed here.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from minialbert.finetune.task import Feature, Task
+from minialbert.finetune.task import ANSWERS, Feature, Task
 from minialbert.tokenizers import Tokenizer
 
 CHUNK = 1000  # examples that `predict` holds at a time
@@ -59,12 +60,16 @@ def predictions_of(
 
 
 def predict(
-    model: nn.Module, tokenizer: Tokenizer, task: Task, examples: Iterable[Any], tokens: int = 4096
-) -> Iterator[dict[str, Any]]:
-    """The same as a stream of any length, a thousand examples at a time."""
+    model: nn.Module, tokenizer: Tokenizer, task: Task, examples: Iterable[Any], tokens: int = 4096,
+    lost: Counter[str] | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """The same as a stream of any length, a thousand examples at a time; their `task.counts` are added up in `lost`."""
     examples = iter(examples)
     while chunk := list(islice(examples, CHUNK)):
-        yield from predictions_of(model, tokenizer, task, chunk, tokens)
+        predictions = predictions_of(model, tokenizer, task, chunk, tokens)
+        if lost is not None:
+            lost.update(task.counts)
+        yield from predictions
 
 
 def evaluate(
@@ -73,3 +78,15 @@ def evaluate(
     """How good the model's predictions are for labelled examples, and the predictions."""
     predictions = predictions_of(model, tokenizer, task, examples, tokens)
     return task.scores(examples, predictions), predictions
+
+
+def commonest(predictions: Sequence[Mapping[str, Any]]) -> float:
+    """The share of the commonest answer among all, tags counted word by word: 1 where the model tells nothing apart.
+
+    Numbers are the same here where two digits are.
+    """
+    answers: Counter[str] = Counter()
+    for prediction in predictions:
+        said = next(prediction[field] for field in ANSWERS if field in prediction)
+        answers.update(said if "tags" in prediction else [f"{said:.2g}" if isinstance(said, float) else str(said)])
+    return max(answers.values(), default=0) / max(answers.total(), 1)

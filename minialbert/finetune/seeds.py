@@ -6,13 +6,14 @@
     run/predictions.jsonl       what the best one says of each dev example
 
 Small data make fine-tuning a lottery: some seeds never leave the commonest answer (Devlin et al. 2019; Mosbach et al.
-2021). So a run tells the median and how many failed, not the best alone. The same command goes on after a kill.
+2021). So a run tells the median and how many failed, not the best alone. The same command goes on after a kill, to the
+same bytes: times and places are not in the report.
 """
 
 import json
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import nn
 from minialbert.checkpoints import best as best_of
 from minialbert.errors import MiniAlbertError
 from minialbert.finetune.adapter import save_lora
-from minialbert.finetune.loop import GOAL, Diverged, Plan, Saved, Tuning, opened, take
+from minialbert.finetune.loop import COMMONEST, GOAL, Diverged, Plan, Saved, Tuning, opened, take
 from minialbert.finetune.lora import LoraModel, merge
 from minialbert.finetune.predict import evaluate
 from minialbert.finetune.task import Task
@@ -32,6 +33,9 @@ from minialbert.training import discard
 from minialbert.whole import whole_directory, whole_file
 
 MODEL, ADAPTER, REPORT, PREDICTIONS = "model", "adapter", "report.json", "predictions.jsonl"
+DIVERGED, COLLAPSED, BELOW = "diverged", "collapsed", "not above the floor"
+ONE = 0.98  # of dev with the same answer: the model tells nothing apart
+FEW = 200  # updates; below, more of them is the first thing to try
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Seed:
     seed: int
     goal: float | None
     epoch: int | None
-    failed: str  # "", "diverged", or "collapsed": no better than an answer without looking
+    failed: str  # "", "diverged"; or no better than an answer without looking, "collapsed" if all get the same one
     history: list[dict[str, Any]]
 
 
@@ -52,12 +56,14 @@ class AllFailed(MiniAlbertError, ArithmeticError):
 def finetune(
     directory: str | Path, make: Callable[[], nn.Module], tokenizer: Tokenizer, task: Task, plan: Plan,
     train: Sequence[Any], dev: Sequence[Any] = (), *, seeds: Sequence[int] = (0,), name: str = "",
-    tell: Callable[[str], None] = lambda line: None, progress: bool | None = None,
+    about: Mapping[str, Any] | None = None, tell: Callable[[str], None] = lambda line: None,
+    progress: bool | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains a model for each seed in `directory`, keeps the best by dev, and returns the report.
 
     make: gives the model to train, with a new head drawn from torch's generator, parts frozen, adapters on; the seed is
-    set before each call. name: what the data is known by; a directory made with other data is refused.
+    set before each call. name: what the data is known by; a directory made with other data is refused. about: what else
+    the report says first, of files and settings.
     Raises InputError, CheckpointError, FileError; AllFailed when every seed diverged.
     """
     directory, floor = Path(directory), task.floor(train, dev) if dev else None
@@ -70,12 +76,12 @@ def finetune(
                      (dev, dev_features), name)  # fmt: skip
         failed = ""
         try:
-            found[seed] = run.train(progress=progress)
+            run.train(progress=progress)
         except Diverged as error:
-            failed = "diverged"
-            if (reached := best_of(run.directory, GOAL)) is not None:  # before it diverged
-                found[seed] = reached
+            failed = DIVERGED
             tell(f"seed {seed}: {error}")
+        if (reached := best_of(run.directory, GOAL)) is not None:  # if it diverged, before that
+            found[seed] = reached
         outcomes.append(outcome_of(seed, run.history, failed, floor))
         tell(line_of(outcomes[-1], task.goal, bool(dev)))
     good = [outcome for outcome in outcomes if outcome.seed in found]
@@ -91,7 +97,10 @@ def finetune(
         _, predictions = evaluate(model, tokenizer, task, dev, plan.micro_tokens)
         predictions = task.tune(dev, predictions)
         scores = task.scores(dev, predictions)
-    report = summary(task, plan, outcomes, best.seed, floor, scores) | {"data": name, "examples": len(train)}
+    report = {**(about or {}), "data": name, "examples": len(train)}
+    report |= summary(task, plan, outcomes, best.seed, floor, scores)
+    if advice := advice_on(outcomes, plan, run.steps):
+        report["advice"] = advice
     keep_model(directory / MODEL, model, tokenizer, task)
     write_lines(directory / PREDICTIONS, predictions)
     with whole_file(directory / REPORT) as temporary:
@@ -100,11 +109,25 @@ def finetune(
 
 
 def outcome_of(seed: int, history: list[dict[str, Any]], failed: str, floor: float | None) -> Seed:
-    """The best epoch of a seed; collapsed if even that is no better than `floor`."""
+    """The best epoch of a seed; it failed if even that is no better than `floor`."""
     if not history or floor is None:
         return Seed(seed, None, history[-1]["epoch"] if history else None, failed, history)
     best = max(history, key=lambda row: (row[GOAL], -row["epoch"]))
-    return Seed(seed, best[GOAL], best["epoch"], failed or ("collapsed" if best[GOAL] <= floor else ""), history)
+    if not failed and best[GOAL] <= floor:
+        failed = COLLAPSED if best.get(COMMONEST, 0.0) >= ONE else BELOW
+    return Seed(seed, best[GOAL], best["epoch"], failed, history)
+
+
+def advice_on(outcomes: Sequence[Seed], plan: Plan, updates: int) -> str:
+    """What to try when no seed has learnt anything; "" when one has."""
+    kinds = {outcome.failed for outcome in outcomes}
+    if "" in kinds:
+        return ""
+    if updates < FEW and DIVERGED not in kinds:
+        return f"{updates} updates are few: try more --epochs than {plan.epochs}, or a higher --peak than {plan.peak:g}"
+    if kinds == {BELOW}:
+        return f"try a higher --peak than {plan.peak:g}, or a lower one, or more --epochs than {plan.epochs}"
+    return f"try a lower --peak than {plan.peak:g}"
 
 
 def line_of(outcome: Seed, goal: str, measured: bool) -> str:
@@ -121,7 +144,7 @@ def summary(
               "deviation": statistics.stdev(goals) if len(goals) > 1 else 0.0} if goals else {}  # fmt: skip
     return {"task": task.settings, "labels": list(task.labels), "goal": task.goal, "floor": floor, **spread,
             "failed": sum(bool(outcome.failed) for outcome in outcomes), "best_seed": best, "scores": scores,
-            "plan": plan.fixed(), "seeds": [vars(outcome) for outcome in outcomes]}  # fmt: skip
+            **task.tuned, "plan": plan.fixed(), "seeds": [vars(outcome) for outcome in outcomes]}  # fmt: skip
 
 
 def keep_model(path: Path, model: nn.Module, tokenizer: Tokenizer, task: Task) -> None:

@@ -6,6 +6,7 @@ features become batches; and what the model says of all features of an example b
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from minialbert.tokenizers import Tokenizer
+
+TASK = "minialbert_task"  # the key of config.json that has the settings of a task
+
+
+ANSWERS = ("label", "labels", "score", "tags", "answer")  # the field of a prediction that says what, not how sure
+
+CUT = "texts are longer than {} pieces and lose their end (--max-length)"  # of Task.counts
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,11 @@ class Feature:
 
 
 class Task(ABC):
-    """A task with its labels and settings; `settings` go into config.json, so that a trained model knows its task."""
+    """A task with its labels and settings; `settings` go into config.json, so that a trained model knows its task.
+
+    After `features`, `counts` says what these lost or could not use, in words that follow the number; after `tune`,
+    `tuned` what was set, for the report.
+    """
 
     name: ClassVar[str]
     goal: ClassVar[str]  # the score that says which epoch and which seed is best; higher is better
@@ -37,6 +49,8 @@ class Task(ABC):
 
     def __init__(self, labels: Sequence[str] = (), max_length: int = 128):
         self.labels, self.max_length = tuple(labels), max_length
+        self.counts: Counter[str] = Counter()
+        self.tuned: dict[str, Any] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,7 +100,7 @@ class Task(ABC):
     def predictions(
         self, examples: Sequence[Any], features: Sequence[Feature], said: Sequence[np.ndarray]
     ) -> list[dict[str, Any]]:
-        """One prediction an example, ready for JSON, with probabilities."""
+        """One prediction an example, ready for JSON: a field of ANSWERS, probabilities, and what else there is."""
 
     @abstractmethod
     def scores(self, examples: Sequence[Any], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ the kind of labels tell it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,15 @@ from minialbert.errors import CheckpointError, InputError
 from minialbert.finetune import choose, questions
 from minialbert.finetune.answer import AnswerTask
 from minialbert.finetune.choose import ChooseTask
-from minialbert.finetune.classify import ClassifyTask, MultilabelTask, RegressTask, balanced
+from minialbert.finetune.classify import ClassifyTask, MultilabelTask, RegressTask, TextTask, balanced
 from minialbert.finetune.columns import KINDS as COLUMNS
-from minialbert.finetune.columns import read_tags
-from minialbert.finetune.data import Example, read_data
+from minialbert.finetune.columns import read_tags, sentence_of
+from minialbert.finetune.data import LABELS, PAIRS, SINGLES, Example, Like, read_data
 from minialbert.finetune.rows import text_of
 from minialbert.finetune.tag import TagTask
-from minialbert.finetune.task import Task
+from minialbert.finetune.task import TASK, Task
 from minialbert.tokenizers import Tokenizer
 
-TASK = "minialbert_task"  # the key of config.json
 CLASSES: tuple[type[Task], ...] = (ClassifyTask, MultilabelTask, RegressTask, TagTask, AnswerTask, ChooseTask)
 TASKS: dict[str, type[Task]] = {cls.name: cls for cls in CLASSES}
 TEXTS = ("classification", "multilabel", "regression")  # those that data.py reads
@@ -51,14 +51,35 @@ def read(
         raise InputError(f"task={task!r} must be one of {', '.join(TASKS)}")
     columns = {name: value for name, value in columns.items() if value is not None}
     if columns and task in ("tag", "answer", "choice"):
-        raise InputError(f"{path}: {next(iter(columns))} is for tables of texts, this is a file for the task {task}")
+        raise InputError(f"{path}: --{next(iter(columns))} is for tables of texts, this is a file for the task {task}")
     if task == "tag":
+        refuse_table(path)
         return read_tags(path, like=like, labelled=labelled)
     if task == "answer":
         return questions.read_questions(path, labelled=labelled)
     if task == "choice":
         return choose.read_questions(path, labelled=labelled)
     return read_data(path, task, like=like, labelled=labelled, **columns)
+
+
+def read_for(ref: str | Path, task: Task, path: str | Path, *, labelled: bool = True, **columns: Any) -> Any:
+    """The examples of a file, for a model that was tuned on a task; what `read` raises, and what does not fit it."""
+    if (kind := kind_of(path)) not in (None, task.name) and (task.name not in TEXTS or kind == "tag"):
+        raise InputError(f"{path}: is a file for the task {kind}, {ref} was tuned for {task.name}")
+    like = Like(str(ref), task.name, task.labels, task.paired) if isinstance(task, TextTask) else None
+    return read(path, task.name, like=like, labelled=labelled, **columns)
+
+
+def refuse_table(path: str | Path) -> None:
+    """Raises InputError for a .tsv of labelled texts, which could be taken for words and tags."""
+    if ".tsv" not in Path(path).suffixes:
+        return
+    names = [cell.strip().lower() for cell in text_of(path, (".tsv",))[1].partition("\n")[0].split("\t")]
+    if set(names) & set(LABELS) and set(names) & {*SINGLES, *(name for pair in PAIRS for name in pair)}:
+        told = ", ".join(names)
+        raise InputError(
+            f"{path}: is a table of texts ({told}); the task tag reads a word and its tag a line, no header"
+        )
 
 
 def kind_of(path: str | Path) -> str | None:
@@ -89,14 +110,17 @@ def task_for(data: Any, positions: int, max_length: int | None = None, **setting
     """
     name = task_name(data)
     length = min(positions, LENGTHS.get(name, 128)) if max_length is None else max_length
-    if length > positions:
-        raise InputError(f"max_length={length}, the model has P={positions} positions")
+    if not 4 <= length <= positions:
+        what = f"the model has P={positions} positions" if length > 4 else "[CLS], two [SEP] and one piece need 4"
+        raise InputError(f"--max-length (max_length) {length}: {what}")
     if settings.pop("class_weights", None) == "balanced":
         if name != "classification":
-            raise InputError(f"class weights are for classification, this is {name}")
+            raise InputError(f"--class-weights (class_weights) is for classification, this is {name}")
         settings["weights"] = balanced(data.labels, data.examples)
     if name == "answer" and data.without:
         settings.setdefault("no_answer", True)
+    if name in TEXTS:
+        settings["paired"] = data.paired
     return TASKS[name](labels=getattr(data, "labels", ()), max_length=length, **settings)
 
 
@@ -169,19 +193,26 @@ def _kind_of_labels(config: AlbertConfig) -> str:
     return kinds.get(config.problem_type or "", "regression" if config.num_labels == 1 else "classification")
 
 
-def as_examples(task: Task, texts: Sequence[str]) -> list[Any]:
+def as_examples(task: Task, texts: Iterable[str]) -> Iterator[Any]:
     """Bare texts as examples to predict; a pair has a tab between its texts. Raises InputError where none can be."""
-    if isinstance(task, TagTask):
-        return list(texts)
-    found: list[Any] = []
+    if isinstance(task, ChooseTask):
+        raise InputError("choices come from a .jsonl file (--input), not as bare texts")
     for line, text in enumerate(texts, start=1):
         first, tab, second = text.partition("\t")
-        if isinstance(task, AnswerTask):
+        if isinstance(task, TagTask):
+            yield replace(sentence_of(text), line=line)
+        elif isinstance(task, AnswerTask):
             if not tab:
                 raise InputError(f"text {line}: expected a question, a tab, and the text to find the answer in")
-            found.append((first, second))
-        elif isinstance(task, ChooseTask):
-            raise InputError("choices come from a .jsonl file (--input), not as bare texts")
+            yield questions.Question("", first, second, where=f"line {line}")
         else:
-            found.append(Example(first, second if tab else None, None, line))
-    return found
+            yield Example(first, second if tab else None, None, line)
+
+
+def named(example: Any, numbered: bool = True) -> dict[str, Any]:
+    """What a prediction is of: its line, where that is known, and its text, pair of texts, or question."""
+    where = getattr(example, "where", "").removeprefix("line ")  # of questions in SQuAD's tree it is no line
+    line = getattr(example, "line", None) or (int(where) if where.isdecimal() else None)
+    texts = {name: getattr(example, name, None) for name in ("text", "pair", "question")}
+    found = {"line": line if numbered else None} | texts
+    return {name: value for name, value in found.items() if value is not None}

@@ -245,7 +245,7 @@ def test_a_question_is_cut_and_a_window_too_small_is_refused():
     rows = task.features(TOKENIZERS[1], [("a b c a b c", "hello world " * 9)])
     assert task.cut == 1 and task.counts["contexts in windows"] == 1 and {row.more.first for row in rows} == {6}
     assert [len(row.more.spans) for row in rows] == [5, 5, 5, 5, 5, 3] and rows[0].target is None
-    with pytest.raises(InputError, match="max_length=7 leaves no room for the context: question 0 has 4 pieces"):
+    with pytest.raises(InputError, match="7 leaves no room for the context: question 0 has 4 pieces"):
         AnswerTask(max_length=7, max_question_length=4).features(TOKENIZERS[1], [("a b c a b c", "hello")])
     with pytest.raises(InputError, match="n_best=0 must be at least 1"):
         AnswerTask(n_best=0)
@@ -356,6 +356,7 @@ def test_the_tuned_threshold_is_the_best_there_is(cases):
     assert promised == pytest.approx(max(f1(option / 2) for option in range(-14, 15)))
     decided = task.tune(examples, told)
     scores = task.scores(examples, decided)
+    assert task.tuned == {"threshold": threshold, "tuned_on": "dev"}
     assert task.threshold == threshold and scores["f1"] == pytest.approx(scores["best_f1"])
     parts = [scores[which] for which in ("answerable", "unanswerable")]
     assert sum(part["f1"] * part["questions"] for part in parts) == pytest.approx(scores["f1"] * len(cases))

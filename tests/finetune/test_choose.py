@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -48,15 +49,19 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 @given(st.lists(st.tuples(TEXTS, TEXTS, st.lists(TEXTS, min_size=2, max_size=5)), min_size=1, max_size=5), st.data())
 @settings(max_examples=50, deadline=None)
 def test_any_questions_come_back(tmp_path_factory, rows, data):
-    answers = [data.draw(st.none() | st.integers(0, len(choices) - 1)) for _, _, choices in rows]
+    answers = [data.draw(st.integers(0, len(choices) - 1)) for _, _, choices in rows]
     records = [
         {"context": context, "question": question, "choices": choices, "answer": answer, "id": 7}
         for (context, question, choices), answer in zip(rows, answers, strict=True)
     ]
-    found = read(tmp_path_factory.mktemp("in"), "\n" + lines_of(*records), labelled=False)
+    directory = tmp_path_factory.mktemp("in")
+    found = read(directory, "\n" + lines_of(*records))
     assert [(e.context, e.question, list(e.choices), e.answer, e.line) for e in found.examples] == [
         (*row, answer, line) for line, (row, answer) in enumerate(zip(rows, answers, strict=True), start=2)
     ]
+    wrong = lines_of(*(record | {"answer": 99} for record in records))
+    unread = read(directory, "\n" + wrong, labelled=False).examples
+    assert unread == tuple(replace(e, answer=None) for e in found.examples), "answers are not looked at"
 
 
 @pytest.mark.parametrize("answer", [1, "B", "b", "blue", " blue "])
@@ -183,10 +188,10 @@ def test_predictions_and_figures():
         task.scores([Question("", "?", ("a", "b"), None, 9)], found[:1])
 
 
-def test_the_floor_is_the_place_that_is_right_most_often():
+def test_the_floor_is_the_place_that_is_right_most_often_or_chance():
     places = [Question("", "?", ("a", "b", "c"), place, 1) for place in (2, 0, 2, 1)]
     assert ChooseTask().floor(places, places) == 0.5
-    assert ChooseTask().floor(places, [Question("", "?", ("a", "b"), 1, 1)]) == 0.0, "there is no third choice"
+    assert ChooseTask().floor(places, [Question("", "?", ("a", "b"), 1, 1)]) == 0.5, "there is no third choice"
 
 
 def test_a_task_comes_back_from_its_settings():

@@ -81,6 +81,17 @@ def test_a_label_that_the_task_does_not_have_is_told_with_its_line(tokenizer):
             task.features(tokenizer, examples_of(label))
 
 
+def test_who_was_tuned_on_pairs_takes_no_single_text_and_the_reverse(tokenizer):
+    single, pair = Example("a", None, None, 3), Example("a", "b", None, 3)
+    for kind in KINDS.values():
+        with pytest.raises(InputError, match="text 3: is a single text, the model was tuned on pairs"):
+            kind(NAMES, paired=True).features(tokenizer, [pair, single])
+        with pytest.raises(InputError, match="text 3: is a pair, the model was tuned on single texts"):
+            kind(NAMES, paired=False).features(tokenizer, [single, pair])
+        assert len(kind(NAMES).features(tokenizer, [single, pair])) == 2, "where it is not known both are taken"
+        assert "paired" not in kind(NAMES).settings, "as in models of other libraries"
+
+
 def test_a_batch_has_labels_only_when_all_of_them_are_known(tokenizer):
     for task, labels in ((ClassifyTask(NAMES), ["good", "bad"]), (MultilabelTask(NAMES), [(), ("bad", "good")]),
                          (RegressTask(), [1.5, -2.0])):  # fmt: skip
@@ -96,6 +107,7 @@ def test_the_kinds_are_those_of_the_data_and_come_back_from_their_settings():
     assert tuple(KINDS) == TASKS
     made = [ClassifyTask(NAMES, 64, weights=[1, 2, 0.5]), ClassifyTask(NAMES), MultilabelTask(NAMES, threshold=0.25),
             RegressTask(max_length=32)]  # fmt: skip
+    made += [kind(NAMES, paired=paired) for kind in KINDS.values() for paired in (True, False)]
     for task in made:
         how = json.loads(json.dumps(task.settings))
         again = KINDS[how.pop("task")](labels=task.labels, **how)

@@ -7,13 +7,14 @@ import json
 import lzma
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minialbert.errors import FileError, InputError, MiniAlbertError
-from minialbert.finetune.data import PAIRS, Example, held_out, leakage, read_data, read_labels, split
+from minialbert.finetune.data import PAIRS, Example, Like, conflicts, held_out, leakage, read_data, read_labels, split
 
 
 def data_of(directory, text, name="a.tsv", **how):
@@ -123,6 +124,9 @@ def test_texts_to_be_predicted_need_no_labels(tmp_path):
     assert brief(data) == [("a", None)] and data.labels == ()
     train = data_of(tmp_path, "text\tlabel\na\tx\n", "train.tsv")
     assert data_of(tmp_path, "text\nb\n", like=train, labelled=False).labels == ("x",)
+    for table in ("text\tlabel\na\t\n", "text\tlabel\na\tnew\n", "text\tlabel\tscore\na\tx\ty\n"):
+        assert brief(data_of(tmp_path, table, like=train, labelled=False)) == [("a", None)], "labels are not looked at"
+        assert brief(data_of(tmp_path, table, columns="text=text,label=label", labelled=False)) == [("a", None)]
 
 
 def test_what_comes_after_the_training_data_has_its_task_and_its_labels(tmp_path):
@@ -130,6 +134,20 @@ def test_what_comes_after_the_training_data_has_its_task_and_its_labels(tmp_path
     assert data_of(tmp_path, "label\ttext\nb\tz\n", like=train).targets == [1]
     scored = data_of(tmp_path, "label\ttext\n1.5\tx\n", "train.tsv")
     assert data_of(tmp_path, "label\ttext\n1\tz\n", like=scored).targets == [1.0]
+
+
+def test_a_file_fits_what_a_model_was_tuned_on(tmp_path):
+    like = Like("run", "classification", ("a", "b"), False)
+    assert data_of(tmp_path, "label\ttext\nb\tx\n", like=like).targets == [1]
+    pairs = "label\tsentence1\tsentence2\nb\tx\ty\n"
+    told = r"a\.tsv: has pairs, but run was tuned on single texts; --columns text=NAME alone says which"
+    with pytest.raises(FileError, match=told):
+        data_of(tmp_path, pairs, like=like)
+    with pytest.raises(FileError, match="single texts, but run was tuned on pairs; --columns text=NAME,pair=NAME"):
+        data_of(tmp_path, "text\nx\n", like=like._replace(paired=True), labelled=False)
+    assert data_of(tmp_path, pairs, like=like._replace(paired=None)).paired
+    with pytest.raises(FileError, match=r'a\.tsv: line 2, column "label": "c" is not among the 2 labels of run'):
+        data_of(tmp_path, "label\ttext\nc\tx\n", like=like)
 
 
 def test_labels_are_read_in_their_order(tmp_path):
@@ -312,6 +330,32 @@ def test_a_share_is_held_out_in_any_order_and_copies_stay_together(tmp_path_fact
     random.shuffle(texts)
     again = split(data_of(directory, "label\ttext\n" + "".join(f"x\t{text}\n" for text in texts)), 0.3)[1]
     assert sorted(again.inputs) == sorted(dev.inputs) and again.labels == data.labels
+
+
+@given(
+    st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.sampled_from("xxxxyyz"), min_size=2), st.randoms()
+)
+@settings(max_examples=40, deadline=None)
+def test_of_each_label_a_share_is_held_out(tmp_path_factory, texts, random):
+    def parted(rows):
+        lines = "".join(f"{label}\t{text}\n" for text, label in rows)
+        return split(data_of(tmp_path_factory.mktemp("in"), "label\ttext\n" + lines, task="classification"))[1]
+
+    rows = list(texts.items())
+    held, counts = parted(rows), Counter(texts.values())
+    found = Counter(example.label for example in held.examples)
+    if max(counts.values()) > 1:
+        assert all(found[x] == (max(1, round(0.2 * n)) if n > 1 else 0) for x, n in counts.items())
+    else:
+        assert len(held) == 1, "no label has two: any text"
+    random.shuffle(rows)
+    assert sorted(parted(rows).inputs) == sorted(held.inputs)
+
+
+def test_a_text_with_several_labels_is_found_with_its_lines(tmp_path):
+    data = data_of(tmp_path, "label\ttext\nx\ta\nx\tA\ny\tb\ny\ta \nz\ta\nx\tB\n")
+    assert [(a.line, b.line) for a, b in conflicts(data)] == [(2, 5), (4, 7)]
+    assert not conflicts(data_of(tmp_path, "label\ttext\nx\ta\nx\tA\n"))
 
 
 def test_texts_that_are_all_the_same_cannot_be_parted(tmp_path):

@@ -16,7 +16,8 @@ from minialbert.finetune.data import Example
 from minialbert.finetune.freeze import freeze, learn_only
 from minialbert.finetune.loop import Diverged, Plan, Tuning, batches_of
 from minialbert.finetune.lora import Lora, with_lora
-from minialbert.finetune.seeds import AllFailed, finetune, outcome_of
+from minialbert.finetune.predict import commonest
+from minialbert.finetune.seeds import AllFailed, Seed, advice_on, finetune, outcome_of
 from minialbert.heads import encoder_of
 from minialbert.tokenizers import load_tokenizer
 from minialbert.training import Stopped, read_log
@@ -146,7 +147,7 @@ def test_a_run_broken_off_anywhere_ends_in_the_same_bits(tmp_path, how):
     wanted = numbers(whole.model)
     for number, stops in enumerate([(5,), (1, 5, 7, 14), (10, 12)]):
         for stop in (*stops, None):
-            run = tuning(tmp_path / str(number), model(), plan)
+            run = tuning(tmp_path / str(number), model(), replace(plan, save_every=2 if number == 1 else 500))
             run.train(stop)
         assert run.step == 15 and same(numbers(run.model), wanted) and run.history == whole.history
         assert read_log(tmp_path / str(number)) == read_log(tmp_path / "whole")
@@ -175,7 +176,16 @@ def test_a_run_that_is_asked_to_stop_ends_tidily_and_goes_on(tmp_path, monkeypat
     assert same(numbers(again.model), numbers(whole.model))
 
 
+def test_inside_a_long_epoch_it_saves_too_and_the_best_epoch_stays(tmp_path):
+    run = tuning(tmp_path, plan=replace(PLAN, save_every=2))
+    assert run.train(1) is None and run.train(3) is None, "no epoch has ended, so none is the best"
+    assert tuning(tmp_path).step == 2
+    assert run.train(9).name == "step-00000005"
+    assert tuning(tmp_path).step == 8 and len(tuning(tmp_path).history) == 1
+
+
 @pytest.mark.parametrize("change, told", [
+    ({"plan": replace(PLAN, epochs=4)}, "made with epochs 3, this run has 4; .* --model DIR/model --output NEW"),
     ({"plan": replace(PLAN, peak=1e-3)}, "made with peak 0.003, this run has 0.001"),
     ({"name": "other"}, "made with data , this run has other"),
     ({"task": ClassifyTask(["no", "yes"], 20)}, "made with task"),
@@ -263,10 +273,30 @@ def test_seeds_are_compared_and_the_best_is_kept_and_loads(tmp_path):
     assert again == report
 
 
-def test_a_seed_that_is_no_better_than_not_looking_is_called_collapsed():
-    history = [{"epoch": 1, "goal": 0.5}, {"epoch": 2, "goal": 0.5}]
+def test_a_seed_that_says_the_same_of_everything_has_collapsed_and_another_may_be_no_better():
+    history = [{"epoch": 1, "goal": 0.5, "commonest": 1.0}, {"epoch": 2, "goal": 0.5, "commonest": 0.7}]
     assert outcome_of(3, history, "", 0.5).failed == "collapsed" and outcome_of(3, history, "", 0.4).failed == ""
+    assert outcome_of(3, history[1:], "", 0.5).failed == "not above the floor"
     assert outcome_of(3, history, "", 0.4).epoch == 1 and outcome_of(3, [], "diverged", 0.4).goal is None
+
+
+@pytest.mark.parametrize("kinds, updates, told", [
+    (("", "collapsed"), 1000, ""), (("collapsed", "collapsed"), 1000, "try a lower --peak than 0.003"),
+    (("not above the floor",), 1000, "try a higher --peak than 0.003, or a lower one, or more --epochs than 3"),
+    (("collapsed",), 199, "199 updates are few: try more --epochs than 3, or a higher --peak than 0.003"),
+    (("collapsed", "diverged"), 15, "try a lower --peak than 0.003"),
+])  # fmt: skip
+def test_when_no_seed_has_learnt_anything_it_says_what_to_try(kinds, updates, told):
+    assert advice_on([Seed(n, 0.5, 1, kind, []) for n, kind in enumerate(kinds)], PLAN, updates) == told
+
+
+def test_the_commonest_answer_is_counted_in_predictions_of_every_task():
+    told = [{"label": x, "probabilities": {}} for x in "aab"]
+    assert commonest(told) == pytest.approx(2 / 3) and commonest([]) == 0.0
+    assert commonest([{"score": 2.512}, {"score": 2.49}, {"score": -1.0}, {"score": 2.4}]) == 0.5
+    assert commonest([{"labels": []}, {"labels": ["x"]}]) == 0.5
+    assert commonest([{"words": ["a"], "tags": ["O"]}, {"words": ["b", "c"], "tags": ["O", "B-X"]}]) == 2 / 3
+    assert commonest([{"answer": 1, "choice": "x"}, {"id": "q", "answer": ""}]) == 0.5
 
 
 def test_adapters_are_merged_into_the_model_and_kept_beside_it(tmp_path):
@@ -297,7 +327,8 @@ def test_learning_the_head_alone_is_a_linear_probe(tmp_path):
 
 
 @pytest.mark.parametrize("changes, told", [
-    ({"epochs": 0}, "epochs=0 must be at least 1"), ({"peak": -1.0}, "peak=-1.0 must be 0 or more"),
+    ({"epochs": 0}, "--epochs 0 must be at least 1"), ({"peak": -1.0}, "--peak -1.0 must be 0 or more"),
+    ({"micro_tokens": 0}, "--micro-tokens 0 must"), ({"visits": -1}, r"--no-gradient \(visits\) -1 must be 0 or more"),
     ({"warmup": 1.0}, "a share of all steps"), ({"dtype": "half"}, "must be one of float32, bfloat16"),
 ])  # fmt: skip
 def test_plans_that_cannot_be_are_refused(changes, told):

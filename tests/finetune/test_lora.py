@@ -415,13 +415,13 @@ def test_a_tap_by_hand_does_for_one_call_what_the_wrapped_model_does():
 @pytest.mark.parametrize(
     "settings, line",
     [
-        ({"rank": 0}, "rank=0 must be a whole number from 1 to the width 12"),
-        ({"rank": 13}, "rank=13 must be"),
-        ({"rank": 2.0}, "rank=2.0 must be"),
+        ({"rank": 0}, r"--lora \(rank\) 0 must be a whole number from 1 to the width 12"),
+        ({"rank": 13}, r"--lora \(rank\) 13 must be"),
+        ({"rank": 2.0}, r"--lora \(rank\) 2.0 must be"),
         ({"rank": 9, "parts": "ffn"}, "from 1 to the width 8"),
-        ({"alpha": 0}, "alpha=0, dropout=0.0: expected alpha above 0"),
-        ({"alpha": float("inf")}, "alpha=inf"),
-        ({"dropout": 1.0}, "dropout=1.0: expected"),
+        ({"alpha": 0}, r"--alpha \(alpha\) 0, dropout 0.0: expected alpha above 0"),
+        ({"alpha": float("inf")}, r"\(alpha\) inf"),
+        ({"dropout": 1.0}, "dropout 1.0: expected"),
         ({"parts": []}, "parts: name at least one of attention.query"),
     ],
 )
