@@ -121,6 +121,8 @@ def write_fields(values: dict[str, Any], default: dict[str, Any], has_projection
             del out[key]
         out["classifier_dropout"] = out.pop("classifier_dropout_prob")
         return out
+    if out["classifier_dropout_prob"] is None:  # a word that Hugging Face's ALBERT does not have
+        out["classifier_dropout_prob"] = out["hidden_dropout_prob"]
     if own["parameter_sharing"] != "all":
         out |= {"parameter_sharing": own["parameter_sharing"], "num_shared_groups": out["num_hidden_groups"]}
         out["num_hidden_groups"] = out["num_hidden_layers"]

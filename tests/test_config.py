@@ -109,6 +109,11 @@ def test_every_kind_of_sharing_survives_writing_and_reading(sharing, changes):
     assert again.num_labels == config.num_labels and again.ffn_dropout == config.ffn_dropout
 
 
+def test_albert_says_its_classifiers_dropout_in_a_number_as_hugging_face_wants_it():
+    config = dataclasses.replace(tiny_config(hidden_dropout_prob=0.3), classifier_dropout_prob=None)
+    assert json.loads(json.dumps(config.to_json()))["classifier_dropout_prob"] == 0.3
+
+
 def test_the_word_gelu_means_the_tanh_form_in_googles_file_and_erf_in_hugging_faces(tmp_path):
     sizes = {"vocab_size": 31, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20}
     assert AlbertConfig.from_json(sizes | {"hidden_act": "gelu"}).hidden_act == "gelu_new"
