@@ -107,6 +107,8 @@ class Embedder:
         """
         if not isinstance(texts, Iterable):
             raise InputError(f"texts are a {type(texts).__name__}, expected a string or a list of them")
+        if isinstance(texts, tuple) and len(texts) != 2:
+            raise InputError(f"a tuple of {len(texts)} is neither a pair nor a list of texts; make it a list")
         texts = [texts] if isinstance(texts, (str, tuple)) else list(texts)
         options: dict[str, Any] = {
             "normalize": normalize, "post": post, "word_pooling": word_pooling, "max_length": max_length,
