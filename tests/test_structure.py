@@ -48,7 +48,7 @@ FLOOR = {  # a file imports from lower floors only
     "convert.filling": 8, "convert.writing": 8, "tools.parity.mistakes": 7,
     "convert.conversion": 9, "tools.parity.comparison": 8,
     "convert": 10, "tools.parity.google_pack": 9,
-    "embed": 11, "tools.inspect": 11, "tools.ask": 11, "tools.parity.against_transformers": 11,
+    "embed": 11, "embed.workers": 12, "tools.inspect": 11, "tools.ask": 11, "tools.parity.against_transformers": 11,
     "tools.bench": 12, "cli.settings": 12, "tools.parity": 12, "tools.verify": 12,
     "cli.texts": 13, "cli.ask": 13, "cli.models": 13, "cli.files": 13, "cli.proof": 13, "cli.hub": 13, "cli.learn": 13,
     "cli.speed": 13, "cli.health": 13,
@@ -57,7 +57,9 @@ FLOOR = {  # a file imports from lower floors only
 }  # fmt: skip
 UPWARD = {("pretrained", "convert"), ("pretrained", "config")}  # inside a function; for types alone
 BRANCHES = ("embed", "pretrain", "finetune")
-EXTRAS = {"transformers", "matplotlib", "pyarrow", "huggingface_hub", "tensorboard", "sklearn", "tensorflow"}
+EXTRAS = {
+    "transformers", "matplotlib", "pyarrow", "pandas", "ray", "huggingface_hub", "tensorboard", "sklearn", "tensorflow",
+}  # fmt: skip
 
 
 def module_name(path: Path) -> str:
