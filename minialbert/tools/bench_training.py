@@ -18,6 +18,7 @@ from minialbert.config import AlbertConfig
 from minialbert.heads import IGNORED, AlbertForPreTraining
 from minialbert.pretrain.lamb import Lamb
 from minialbert.tools.bench_measuring import Row, Subject, compare, fast_bfloat16, interleave
+from minialbert.tools.bench_peers import SDPA
 from minialbert.training import parameter_groups
 
 MASKED = 0.15  # of the words of every row
@@ -47,7 +48,7 @@ class Side(NamedTuple):
 
 def training_rows(subject: Subject) -> Iterator[Row]:
     """One step in float32, and one with its products in bfloat16."""
-    yield training_row(subject, torch.float32, ">= 1.15")
+    yield training_row(subject, torch.float32, ">= 1.3")
     if fast_bfloat16():
         yield training_row(subject, torch.bfloat16)
     else:
@@ -56,7 +57,7 @@ def training_rows(subject: Subject) -> Iterator[Row]:
 
 def training_row(subject: Subject, dtype: torch.dtype, goal: str = "") -> Row:
     B, T = subject.dense
-    ours, theirs = sides(subject.model.config, B, T, subject.theirs is not None)
+    ours, theirs = sides(subject.model.config, B, T, subject.peers.get(SDPA) is not None)
     works: dict[str, Callable[[], Any]] = {"ours": partial(ours.step, dtype)}
     equality: dict[str, Any] = {}
     if theirs is not None:
