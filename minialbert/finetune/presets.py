@@ -3,9 +3,9 @@
 Small numbers of examples want many epochs with a warm-up (Mosbach et al. 2021); narrow models want higher rates, and
 low-rank adapters or a head alone much higher ones. The rates of wide models are the usual ones (Devlin et al. 2019; Lan
 et al. 2020, table 14); those of narrow ones are scaled from them by the square of the width, to 3e-4 at H = 256 and
-1e-4 at H = 384. Measured, one seed: similarity of 572 pairs, H = 256, 0.51 at 1e-4, 0.57 at 3e-4, 0.55 at 1e-3; at H =
-384 0.53 at 3e-5, 0.62 at 1e-4. Entailment of 3,275 pairs, H = 256, 0.69 at 1e-4, 0.65 at 3e-4, at 1e-3 one answer for all:
---peak is worth a try.
+1e-4 at H = 384. Measured, one seed: similarity of 572 pairs, H = 256, 0.51 at 1e-4, 0.57 at 3e-4, 0.55 at 1e-3; at
+H = 384, 0.53 at 3e-5, 0.62 at 1e-4. Entailment of 3,275 pairs, H = 256, 0.69 at 1e-4, 0.65 at 3e-4, and at 1e-3 one
+answer for all: --peak is worth a try.
 """
 
 import math
