@@ -210,7 +210,7 @@ def run_finetune(given: argparse.Namespace) -> int:
         clip=given.clip,
     )  # fmt: skip
     updates = plan.epochs * -(-rows // plan.batch)
-    note(f"{plan.epochs} epochs of {rows:,} rows, batch {plan.batch}: {updates:,} updates; peak {plan.peak:g}")
+    note(f"epochs: {plan.epochs} of {rows:,} rows, batch {plan.batch}; updates: {updates:,}; peak {plan.peak:g}")
     note(f"{task.goal} on dev decides which epoch and which seed is kept")
     seeds = range(given.seed, given.seed + given.seeds)
     report = finetune(given.output, make, tokenizer, task, plan, train.examples, dev.examples, seeds=seeds,

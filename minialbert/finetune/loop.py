@@ -9,7 +9,7 @@ order of the rows and dropout's random numbers are functions of the seed and the
 import contextlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,8 @@ class Tuning:
                 told = f"made with {name} {was}, this run has {now}" if len(f"{was}{now}") < 120 else f"other {name}"
                 advice = "go on as it was made, or give a new directory"
                 if name == "epochs":
-                    advice = "a run's plan is fixed; to train on, start from its model: --model DIR/model --output NEW"
+                    best_of_it = self.directory.parent / "model"  # as seeds.py lays a run out
+                    advice = f"a plan is fixed; to train on from its best epoch: --model {best_of_it} --output NEW"
                 raise CheckpointError(f"{path}: {told}; {advice}")
         check_digests(path, state)
         take(self.model, path)
@@ -268,6 +269,11 @@ class Tuning:
         figures = {"epoch": epoch, GOAL: scores[self.task.goal], COMMONEST: commonest(predictions)}
         return figures | {name: x for name, x in scores.items() if isinstance(x, (int, float))}
 
+    def line_of(self, loss: float) -> str:
+        """The epoch that has just ended."""
+        goal = f", {self.task.goal} {self.history[-1][GOAL]:.4f}" if self.dev[0] else ""
+        return f"epoch {self.history[-1]['epoch']} of {self.plan.epochs}: loss {loss:.3f}{goal}"
+
     @property
     def done(self) -> bool:
         """All epochs are run, or the goal has not become better for `patience` of them."""
@@ -275,11 +281,13 @@ class Tuning:
         waited = len(goals) - 1 - goals.index(max(goals)) if goals else 0
         return self.step >= self.steps or bool(self.plan.patience and waited >= self.plan.patience)
 
-    def train(self, until: int | None = None, progress: bool | None = None) -> Path | None:
+    def train(
+        self, until: int | None = None, progress: bool | None = None, tell: Callable[[str], None] = lambda line: None
+    ) -> Path | None:
         """Goes on to the end, or to step `until`; returns the best checkpoint, None before the first epoch has ended.
         Raises Diverged, FileError.
 
-        progress: a bar on stderr; None: where that is a terminal.
+        progress: a bar on stderr; None: where that is a terminal. tell: is given a line at the end of each epoch.
         """
         until = self.steps if until is None else min(until, self.steps)
         hidden = None if progress is None else not progress
@@ -302,6 +310,7 @@ class Tuning:
                 if ended:
                     self.history.append(self.measured())
                     log.write({"step": self.step} | {f"dev/{k}": x for k, x in self.history[-1].items()})
+                    tell(self.line_of(row["loss"]))
                 stop = bool(asked)  # seen once: a signal may come at any moment
                 if ended or stop or self.step % self.plan.save_every == 0:
                     self.save(measured=ended)

@@ -15,6 +15,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 from minialbert.checkpoints import best as best_of
-from minialbert.errors import MiniAlbertError
+from minialbert.errors import InputError, MiniAlbertError
 from minialbert.finetune.adapter import save_lora
 from minialbert.finetune.loop import COMMONEST, GOAL, Diverged, Plan, Saved, Tuning, opened, take
 from minialbert.finetune.lora import LoraModel, merge
@@ -66,6 +67,7 @@ def finetune(
     the report says first, of files and settings.
     Raises InputError, CheckpointError, FileError; AllFailed when every seed diverged.
     """
+    check_seeds(Path(directory), seeds)
     directory, floor = Path(directory), task.floor(train, dev) if dev else None
     features, dev_features = task.features(tokenizer, train), task.features(tokenizer, dev)
     found: dict[int, Path] = {}
@@ -75,8 +77,10 @@ def finetune(
         run = Tuning(directory / f"seed-{seed}", make(), tokenizer, task, replace(plan, seed=seed), features,
                      (dev, dev_features), name)  # fmt: skip
         failed = ""
+        if run.step:
+            tell(f"seed {seed}: " + ("is finished" if run.done else f"goes on from update {run.step} of {run.steps}"))
         try:
-            run.train(progress=progress)
+            run.train(progress=progress, tell=partial(tell_of, tell, seed))
         except Diverged as error:
             failed = DIVERGED
             tell(f"seed {seed}: {error}")
@@ -108,13 +112,29 @@ def finetune(
     return report
 
 
+def tell_of(tell: Callable[[str], None], seed: int, line: str) -> None:
+    tell(f"seed {seed}, {line}")
+
+
+def check_seeds(directory: Path, seeds: Sequence[int]) -> None:
+    """Raises InputError where seeds of this directory would be left out, and a better model of theirs replaced."""
+    there = {int(path.name[5:]) for path in directory.glob("seed-*") if path.name[5:].isdigit()}
+    if left := sorted(there - set(seeds)):
+        raise InputError(
+            f"{directory}: has seeds {', '.join(map(str, sorted(there)))}, this run leaves out "
+            f"{', '.join(map(str, left))} (--seeds, --seed); name them all, or give a new directory"
+        )
+
+
 def outcome_of(seed: int, history: list[dict[str, Any]], failed: str, floor: float | None) -> Seed:
-    """The best epoch of a seed; it failed if even that is no better than `floor`."""
+    """The best epoch of a seed; it failed if even that is no better than `floor`, or has one answer for everything."""
     if not history or floor is None:
         return Seed(seed, None, history[-1]["epoch"] if history else None, failed, history)
     best = max(history, key=lambda row: (row[GOAL], -row["epoch"]))
-    if not failed and best[GOAL] <= floor:
-        failed = COLLAPSED if best.get(COMMONEST, 0.0) >= ONE else BELOW
+    if not failed and best[GOAL] < 1 and best.get(COMMONEST, 0.0) >= ONE:
+        failed = COLLAPSED
+    elif not failed and best[GOAL] <= floor:
+        failed = BELOW
     return Seed(seed, best[GOAL], best["epoch"], failed, history)
 
 
@@ -124,7 +144,9 @@ def advice_on(outcomes: Sequence[Seed], plan: Plan, updates: int) -> str:
     if "" in kinds:
         return ""
     if updates < FEW and DIVERGED not in kinds:
-        return f"{updates} updates are few: try more --epochs than {plan.epochs}, or a higher --peak than {plan.peak:g}"
+        return (
+            f"{updates:,} updates are few: try more --epochs than {plan.epochs}, or a higher --peak than {plan.peak:g}"
+        )
     if kinds == {BELOW}:
         return f"try a higher --peak than {plan.peak:g}, or a lower one, or more --epochs than {plan.epochs}"
     return f"try a lower --peak than {plan.peak:g}"

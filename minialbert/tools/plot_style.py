@@ -96,10 +96,13 @@ def alt_text(figure: "Figure") -> str:
 
 
 def check_target(path: str | Path) -> Path:
-    """Raises InputError for an ending that is none of .png, .svg, .pdf; to be asked before the work, not after it."""
+    """To be asked before the work, not after it. Raises InputError for an ending that is none of .png, .svg, .pdf,
+    FileError where matplotlib is missing.
+    """
     if Path(path).suffix.lower() not in ENDINGS:
         raise InputError(f"{path}: a figure is written as {', '.join(ENDINGS)}, by its ending")
-    return Path(path)
+    with style():
+        return Path(path)
 
 
 def save(figure: "Figure", path: str | Path) -> None:

@@ -113,19 +113,34 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Median over seeds, lowest and highest, in Markdown; processor minutes of one seed."""
-    lines = ["| set | model | method | seeds | median | lowest, highest | failed | minutes |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    """A line for each set and model, in Markdown: the median over seeds, lowest to highest, how many seeds."""
+    found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
-        groups.setdefault((row["set"], row["model"], row["method"]), []).append(row)
-    for (name, model, method), found in sorted(groups.items()):
-        goals = [row["goal"] for row in found]
-        minutes = statistics.median(row["seconds"] for row in found) / 60
-        failed = sum(row.get("failed", 0) for row in found)
-        lines.append(f"| {name} | {model} | {method} | {len(found)} | {statistics.median(goals):.3f} | "
-                     f"{min(goals):.3f}, {max(goals):.3f} | {failed} | {minutes:.1f} |")  # fmt: skip
+        found.setdefault((row["set"], row["model"]), {}).setdefault(row["method"], []).append(row)
+    lines = ["| set | model | without looking | bag of words | frozen features | head | LoRA | full | minutes |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for (name, model), methods in sorted(found.items()):
+        (probed,) = methods.get("features", [{}])
+        floor = next((row["floor"] for runs in methods.values() for row in runs if "floor" in row), None)
+        features = f"{probed['goal']:.3f}, layer {probed['layer']}" if probed else "-"
+        cells = [number(floor), number(probed.get("bag of words")), features]
+        cells += [told(methods.get(method, [])) for method in ("head", "lora", "full")]
+        minutes = [statistics.median(row["seconds"] for row in runs) / 60 for runs in methods.values()]
+        lines.append(f"| {name} | {model} | {' | '.join(cells)} | {min(minutes):.1f} to {max(minutes):.1f} |")
     return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def told(runs: list[dict[str, Any]]) -> str:
+    if not runs:
+        return "-"
+    goals = [row["goal"] for row in runs]
+    failed = sum(row["failed"] for row in runs)
+    spread = f" ({min(goals):.3f} to {max(goals):.3f}, {len(runs)} seeds)" if len(runs) > 1 else " (1 seed)"
+    return f"{statistics.median(goals):.3f}{spread}" + (f", {failed} failed" if failed else "")
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def test_inside_a_long_epoch_it_saves_too_and_the_best_epoch_stays(tmp_path):
 
 
 @pytest.mark.parametrize("change, told", [
-    ({"plan": replace(PLAN, epochs=4)}, "made with epochs 3, this run has 4; .* --model DIR/model --output NEW"),
+    ({"plan": replace(PLAN, epochs=4)}, "made with epochs 3, this run has 4; .* --model .*/model --output NEW"),
     ({"plan": replace(PLAN, peak=1e-3)}, "made with peak 0.003, this run has 0.001"),
     ({"name": "other"}, "made with data , this run has other"),
     ({"task": ClassifyTask(["no", "yes"], 20)}, "made with task"),
@@ -263,20 +263,24 @@ def test_seeds_are_compared_and_the_best_is_kept_and_loads(tmp_path):
     goals = [seed["goal"] for seed in report["seeds"]]
     assert report["median"] == sorted(goals)[1] and (report["lowest"], report["highest"]) == (min(goals), max(goals))
     assert report["highest"] > 0.9 and report["scores"]["accuracy"] == report["highest"] > report["floor"]
-    assert len(lines) == 3 and lines[0].startswith("seed 0: accuracy ")
+    assert len(lines) == 3 * 9 and lines[0].startswith("seed 0, epoch 1 of 8: loss ")  # 8 epochs and the outcome
+    assert lines[8].startswith("seed 0: accuracy ")
     model = AlbertForSequenceClassification.from_pretrained(tmp_path / "model")
     assert model.config.id2label == {0: "no", 1: "yes"}
     assert encoder_of(model).config.extra["minialbert_task"] == {"task": "classification", "max_length": 24}
     rows = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert len(rows) == 20
-    again = finetune(tmp_path, make, TOKENIZER, TASK, plan, train, DEV, seeds=range(3))
-    assert again == report
+    again = finetune(tmp_path, make, TOKENIZER, TASK, plan, train, DEV, seeds=range(3), tell=lines.append)
+    assert again == report and lines[27] == "seed 0: is finished"
+    with pytest.raises(InputError, match=r"has seeds 0, 1, 2, this run leaves out 1, 2 \(--seeds, --seed\)"):
+        finetune(tmp_path, make, TOKENIZER, TASK, plan, train, DEV, seeds=range(1))
 
 
 def test_a_seed_that_says_the_same_of_everything_has_collapsed_and_another_may_be_no_better():
     history = [{"epoch": 1, "goal": 0.5, "commonest": 1.0}, {"epoch": 2, "goal": 0.5, "commonest": 0.7}]
-    assert outcome_of(3, history, "", 0.5).failed == "collapsed" and outcome_of(3, history, "", 0.4).failed == ""
+    assert outcome_of(3, history, "", 0.5).failed == "collapsed" == outcome_of(3, history, "", 0.4).failed
     assert outcome_of(3, history[1:], "", 0.5).failed == "not above the floor"
+    assert outcome_of(3, history[1:], "", 0.4).failed == ""
     assert outcome_of(3, history, "", 0.4).epoch == 1 and outcome_of(3, [], "diverged", 0.4).goal is None
 
 
