@@ -27,6 +27,7 @@ NAMES = (
 )  # fmt: skip
 LINES, DRAWING, TAGGED = 15, 25, 40  # at most in a cell, in one that draws, in an exercise's; imports not counted
 OUTPUT_LINES, OUTPUT_WIDTH = 20, 100
+FOLDED = "# A solution: unfold it when you have tried\n"  # the line that JupyterLab shows of a folded cell
 ALT = 30  # letters that an alternative text has at least
 
 HERE = [str(path) for path in (ROOT, Path.home(), Path(tempfile.gettempdir())) if len(path.parts) > 1]
@@ -199,6 +200,8 @@ def faults_of_exercises(notebook: Notebook) -> Faults:
         if is_solution:
             if not all(cell.metadata.get("jupyter", {}).get("source_hidden") for cell in cells):
                 faults.append("the solution is not hidden")
+            if not all(cell.source.startswith(FOLDED) for cell in cells):
+                faults.append("the first line of the solution, which is seen when it is folded, gives it away")
             right, wrong = map(sum, zip(*(asserted_answers(cell.source) for cell in cells), strict=True))
             if right < 1 or wrong < 2:
                 faults.append(f"the solution asserts {right} right and {wrong} wrong answers, expected 1 and 2")
@@ -377,7 +380,7 @@ def small_notebook() -> Notebook:
         new_code_cell("answer = None", metadata={"tags": ["exercise"]}),
         new_code_cell("def check(x): return 'not yet'", metadata={"tags": ["check"]},
                       outputs=[new_output("stream", text="not yet: try\n")]),
-        new_code_cell('assert check(1).startswith("Right")\nfor x in (2, 3):\n    assert "half" in check(x)',
+        new_code_cell(FOLDED + 'assert check(1).startswith("Right")\nfor x in (2, 3):\n    assert "half" in check(x)',
                       metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}}),
         new_markdown_cell("[Next](00_start_here.ipynb)"),
     ]  # fmt: skip
