@@ -163,7 +163,7 @@ def test_a_run_that_is_asked_to_stop_ends_tidily_and_goes_on(tmp_path, monkeypat
     def stopped_at_seven(self, batch):
         row = update(self, batch)
         if self.step == 7:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)  # SIGINT is ignored by what a shell runs in the background
         return row
 
     monkeypatch.setattr(Tuning, "update", stopped_at_seven)
