@@ -26,7 +26,7 @@ With Spark the same class goes into pandas UDFs, over a column or over whole row
     df.mapInPandas(EmbedTexts(normalize=True).frames, "id long, text string, vector array<float>")
 
 Ray is tested with Ray itself. Spark needs Java: the tests do with pandas and Arrow what it does with both, and with
-Spark 4.3 itself both ways were tried by hand, once: with exact=True they gave the bits of Embedder.
+Spark 4.3 itself both ways were tried by hand, once: with exact=True they gave the bits of Embedder on one thread.
 The engines cut a corpus, spread it, retry and write; on one machine `minialbert embed --shards` does that (shards.py).
 """
 
