@@ -86,7 +86,7 @@ def finetune(
             tell(f"seed {seed}: {error}")
         if (reached := best_of(run.directory, GOAL)) is not None:  # if it diverged, before that
             found[seed] = reached
-        outcomes.append(outcome_of(seed, run.history, failed, floor))
+        outcomes.append(outcome_of(seed, run.history, failed, floor, bool(task.labels)))
         tell(line_of(outcomes[-1], task.goal, bool(dev)))
     good = [outcome for outcome in outcomes if outcome.seed in found]
     if not good:
@@ -126,15 +126,18 @@ def check_seeds(directory: Path, seeds: Sequence[int]) -> None:
         )
 
 
-def outcome_of(seed: int, history: list[dict[str, Any]], failed: str, floor: float | None) -> Seed:
-    """The best epoch of a seed; it failed if even that is no better than `floor`, or has one answer for everything."""
+def outcome_of(
+    seed: int, history: list[dict[str, Any]], failed: str, floor: float | None, labelled: bool = False
+) -> Seed:
+    """The best epoch of a seed; it failed if even that is no better than `floor`, or, where answers are labels, has the
+    same one for everything. (A rare label found now and then is no failure, nor are numbers that round to one.)
+    """
     if not history or floor is None:
         return Seed(seed, None, history[-1]["epoch"] if history else None, failed, history)
     best = max(history, key=lambda row: (row[GOAL], -row["epoch"]))
-    if not failed and best[GOAL] < 1 and best.get(COMMONEST, 0.0) >= ONE:
-        failed = COLLAPSED
-    elif not failed and best[GOAL] <= floor:
-        failed = BELOW
+    alike = best.get(COMMONEST, 0.0)
+    if not failed and (best[GOAL] <= floor or (labelled and alike == 1 > best[GOAL])):
+        failed = COLLAPSED if alike >= ONE else BELOW
     return Seed(seed, best[GOAL], best["epoch"], failed, history)
 
 

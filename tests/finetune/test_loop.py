@@ -278,7 +278,9 @@ def test_seeds_are_compared_and_the_best_is_kept_and_loads(tmp_path):
 
 def test_a_seed_that_says_the_same_of_everything_has_collapsed_and_another_may_be_no_better():
     history = [{"epoch": 1, "goal": 0.5, "commonest": 1.0}, {"epoch": 2, "goal": 0.5, "commonest": 0.7}]
-    assert outcome_of(3, history, "", 0.5).failed == "collapsed" == outcome_of(3, history, "", 0.4).failed
+    assert outcome_of(3, history, "", 0.5).failed == "collapsed" == outcome_of(3, history, "", 0.4, True).failed
+    rare = [{"epoch": 1, "goal": 0.995, "commonest": 0.995}]  # half of the one per cent that is another label
+    assert outcome_of(3, rare, "", 0.99, True).failed == "" and outcome_of(3, history, "", 0.4).failed == ""
     assert outcome_of(3, history[1:], "", 0.5).failed == "not above the floor"
     assert outcome_of(3, history[1:], "", 0.4).failed == ""
     assert outcome_of(3, history, "", 0.4).epoch == 1 and outcome_of(3, [], "diverged", 0.4).goal is None
