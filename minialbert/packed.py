@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialbert.errors import InputError
-from minialbert.model import AlbertModel, Attention, FeedForward
+from minialbert.model import ACTIVATIONS, AlbertModel, Attention, FeedForward
 
 CACHED = 1 << 17  # numbers that a thread works on at a time, few enough to stay in its cache
 
@@ -113,21 +113,14 @@ class PackedEncoder:
         ffn = self.model.encoder.feed_forwards[f]
         assert isinstance(ffn, FeedForward)
         inner = torch.addmm(ffn.up.bias, x, ffn.up.weight.t(), out=space.inner)  # [N, F]
-        inner = gelu_new_(inner) if self.gelu_new else ffn.act(inner)  # [N, F]
+        faster = ffn.act is ACTIVATIONS["gelu_new"] and inner.device.type == "cpu"
+        inner = gelu_new_(inner) if faster else ffn.act(inner)  # [N, F]
         return ffn.norm(added(x, ffn.down, inner, space.sum))  # [N, H]
-
-    @property
-    def gelu_new(self) -> bool:
-        """Whether `gelu_new_` is the activation, and the faster way to it."""
-        return self.model.config.hidden_act in GELU_NEW and self.model.device.type == "cpu"
 
 
 def added(x: Tensor, linear: torch.nn.Linear, inside: Tensor, out: Tensor) -> Tensor:
     """x + linear(inside), without a tensor for the product alone."""
     return torch.add(x, linear.bias, out=out).addmm_(inside, linear.weight.t())
-
-
-GELU_NEW = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
 def gelu_new_(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minialbert import AlbertModel, Recorder
+from minialbert import AlbertModel, Recorder, packed
 from minialbert.errors import InputError
 from minialbert.packed import PackedEncoder
 from tests.conftest import tiny_bert, tiny_config
@@ -70,3 +70,13 @@ def test_what_cannot_run_is_refused():
         encoder(ids, ids * 0, [17], [1])
     with pytest.raises(InputError, match="layer 7"):
         encoder(ids[:3], ids[:3] * 0, [3], [7])
+
+
+@pytest.mark.parametrize("dtype, near", [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+def test_the_gelu_written_otherwise_is_the_tanh_form(dtype, near, monkeypatch):
+    monkeypatch.setattr(packed, "CACHED", 100)  # several stretches, the last one short
+    x = torch.cat([torch.linspace(-12, 12, 1190), torch.tensor([0.0, -1e-20, 40, -40, 1e4, -1e4, 1e15, -1e15, 3, -3])])
+    x = x.to(dtype).view(-1, 24)
+    want = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    got = packed.gelu_new_(x.clone())
+    assert got.dtype == dtype and ((got.double() - want).abs() <= near * want.abs().clamp(min=1)).all()
