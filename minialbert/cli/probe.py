@@ -59,11 +59,11 @@ def run_probe(given: argparse.Namespace) -> int:
         train, dev = split(train)
         print(f"no DEV was given: {len(dev):,} of these are held out, the same ones each time", file=sys.stderr)
     found = probe(Embedder(*load(given.model), device=given.device), train, dev, layers, given.pooling)
+    print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if given.json else "\n".join(found.lines()))
     if given.plot:
         scores = {pooling: [cell.first for cell in column] for pooling, column in found.cells.items()}
         levels = {name: cell.first for name, cell in found.baselines.items()}
         save(figure_of(scores, list(found.layers), found.metrics[0], levels), given.plot)
-    print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if given.json else "\n".join(found.lines()))
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from minialbert.cli.settings import note
 from minialbert.errors import InputError
 from minialbert.tools.bench import ROWS, bench
 from minialbert.tools.bench_measuring import TOLERANCE, figure_of
@@ -45,13 +46,13 @@ def run_bench(given: argparse.Namespace) -> int:
             raise InputError(f"--threads {given.threads} must be at least 1")
         torch.set_num_threads(given.threads)
     found = bench(given.model, given.preset, given.rows, repeats=given.repeats, texts=given.texts, count=given.count,
-                  quick=given.quick, say=lambda line: print(line, file=sys.stderr, flush=True))  # fmt: skip
-    if given.plot:
-        plot(found, given.plot)
+                  quick=given.quick, say=note)  # fmt: skip
     if given.json:
         print(json.dumps(found, indent=2))
     else:
         print_table(found)
+    if given.plot:
+        plot(found, given.plot)
     different = sorted({row["name"] for row in found["rows"] if not row["equal"]})
     if different:
         most = f"more than {TOLERANCE:g} of the largest value or of the loss, or in bfloat16 a cosine under {COSINE:g}"

@@ -215,9 +215,9 @@ def run_finetune(given: argparse.Namespace) -> int:
     seeds = range(given.seed, given.seed + given.seeds)
     report = finetune(given.output, make, tokenizer, task, plan, train.examples, dev.examples, seeds=seeds,
                       name=name + encoder_digest(first), about=about(given), tell=note)  # fmt: skip
+    print(json.dumps(report, indent=1, ensure_ascii=False) if given.json else "\n".join(_told(report, given.output)))
     if given.plot:
         save(tuning(report), given.plot)
-    print(json.dumps(report, indent=1, ensure_ascii=False) if given.json else "\n".join(_told(report, given.output)))
     return 0
 
 

@@ -258,6 +258,8 @@ def test_options_that_make_no_sense_are_refused(embed, options, words):
 
 
 def test_wrong_texts_and_names_are_refused(embed):
+    with pytest.raises(InputError, match="a tuple of 3 is neither a pair nor a list of texts; make it a list"):
+        embed(("One.", "Two.", "Three."))
     with pytest.raises(InputError):
         embed([1, 2])
     with pytest.raises(NameUnknown, match="no pooling named 'average'"):

@@ -271,6 +271,8 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     with pytest.raises(FileError) as error:
         plots.attention_map([[1.0]], ["a"])
     assert str(error.value) == 'matplotlib is not installed, and figures need it: pip install "minialbert[plots]"'
+    with pytest.raises(FileError, match="matplotlib is not installed"):
+        plots.check_target("before the work.png")
 
 
 def test_a_notebook_gets_the_picture_with_its_alternative_text_without_pyplot(seen, monkeypatch):
