@@ -12,21 +12,49 @@ import threading
 import warnings
 
 from minialbert.cli import ask, files, health, hub, learn, look, models, probe, proof, speed, texts, tune, vectors
-from minialbert.errors import MiniAlbertError
+from minialbert.errors import MiniAlbertError, nearest
 from minialbert.version import VERSION
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(prog="minialbert", description="ALBERT and BERT: text to vectors, and a look inside.")
+    top = _Parser(prog="minialbert", description="ALBERT and BERT: text to vectors, and a look inside.")
     top.add_argument("--version", action="version", version=f"minialbert {VERSION}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Command)
     for module in (texts, ask, models, look, probe, files, proof, hub, learn, tune, vectors, health, speed):
         module.add_commands(commands)
     for command in commands.choices.values():
         command.formatter_class = _Help
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message} (usage: {self.prog} --help)\n")
+
+
+class _Command(_Parser):
+    """Takes texts and files before, between and after options, where argparse alone reads them in one place only;
+    and of an option that is not there it says what was probably meant.
+    """
+
+    inside = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.inside:
+            return super().parse_known_args(args, namespace)
+        self.inside = True  # what follows comes back here
+        try:
+            given, rest = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.inside = False
+        if rest:
+            near = nearest(rest[0].partition("=")[0], self._option_string_actions) if rest[0].startswith("-") else ""
+            self.error(f"unrecognized: {' '.join(rest)}" + (f". Nearest: {near}" if near else ""))
+        return given, rest
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

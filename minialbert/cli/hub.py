@@ -19,19 +19,20 @@ def add_commands(commands) -> None:
         epilog="examples: minialbert download albert-base-v2\n"
         "          minialbert download albert-base-v2 --source archive --directory DIR",
     )  # fmt: skip
-    what = get.add_mutually_exclusive_group(required=True)
-    what.add_argument("name", metavar="NAME", nargs="?", help="as albert-base-v2, bert-base-uncased, OWNER/NAME")
-    what.add_argument("--list", action="store_true", help="all official names, and which are on this machine")
+    get.add_argument("name", metavar="NAME", nargs="?", help="as albert-base-v2, bert-base-uncased, OWNER/NAME")
+    get.add_argument("--list", action="store_true", help="all official names, and which are on this machine")
     get.add_argument(
         "--directory", metavar="DIR", help="where to put it (weights/NAME where weights/ is, else the cache)"
     )
     get.add_argument("--source", choices=("hub", "archive"), help="hub where the model is there, else Google's archive")
     get.add_argument("--address", metavar="URL", help="a mirror: of the archive, or of the hub")
     get.add_argument("--json", action="store_true")
-    get.set_defaults(run=run_download)
+    get.set_defaults(run=run_download, wrong=get.error)
 
 
 def run_download(given: argparse.Namespace) -> int:
+    if given.list == bool(given.name):
+        given.wrong("give either NAME or --list")
     if given.list:
         return _list(given.json)
     path = download(given.name, given.directory, source=given.source, address=given.address)

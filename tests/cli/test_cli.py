@@ -281,6 +281,37 @@ def test_usage_is_exit_2_and_debug_shows_the_traceback(model_dir, capsys):
         main(["embed", "x", "--model", "/no/such", "--debug"])
 
 
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["finetune", "a", "--epochs", "1", "b", "--output", "X"], {"train": Path("a"), "dev": Path("b")}),
+        (["finetune", "--output", "X", "a"], {"train": Path("a"), "dev": None}),
+        (["embed", "--layer", "3", "one", "--pooling", "cls", "two"], {"texts": ["one", "two"], "layer": "3"}),
+        (["embed", "one", "--normalize", "--", "--two"], {"texts": ["one", "--two"], "normalize": True}),
+        (["predict", "run", "--device", "cpu", "a text"], {"model": "run", "texts": ["a text"]}),
+    ],
+)  # fmt: skip
+def test_texts_and_files_stand_before_between_and_after_options(arguments, expected):
+    given = vars(parser().parse_args(arguments))
+    assert {name: given[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["embed", "x", "--poling", "cls"], "error: unrecognized: --poling cls. Nearest: --pooling, --word-pooling"),
+        (["finetune", "a", "b", "c", "--output", "o"], "error: unrecognized: c"),
+        (["finetune", "--output", "o"], "error: the following arguments are required: TRAIN"),
+        (["embed", "--layer"], "error: argument --layer: expected one argument"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"{line} (usage: minialbert {arguments[0]} --help)\n"
+
+
 def test_every_command_has_help_with_an_example(capsys):
     commands = next(a for a in parser()._actions if a.dest == "command").choices
     assert {"embed", "tokenize", "inspect", "cost"} <= set(commands)
