@@ -72,8 +72,8 @@ def layer_parameters(model: nn.Module, layer: int, own: bool = True) -> dict[str
             if len(users) > 1:
                 raise InputError(
                     f"layer {layer} has no {part} weights of its own, layers {', '.join(map(str, users))} use the same "
-                    "ones: what happens to one happens to all. minialbert.unshare(model) gives each layer its own, "
-                    "with equal outputs; a tap changes one visit without changing weights"
+                    "ones: what happens to one happens to all. minialbert.unshare(model), or finetune --unshare, gives "
+                    "each layer its own, with equal outputs; a tap changes one visit without changing weights"
                 )
     parts = {"attention": encoder.attentions[a], "ffn": encoder.feed_forwards[f]}
     return {f"{part}.{name}": weight for part, block in parts.items() for name, weight in block.named_parameters()}

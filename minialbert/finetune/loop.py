@@ -144,6 +144,21 @@ def batches_of(lengths: Sequence[int], size: int, seed: Sequence[int]) -> list[n
     return [found[number] for number in draw.permutation(len(found))]
 
 
+def difference(name: str, was: Any, now: Any) -> str:
+    """What a checkpoint was made with and this run is not, told by what differs in it."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = [key for key in now | was if was.get(key) != now.get(key)]
+        was, now = ({key: side.get(key) for key in keys} for side in (was, now))
+        if len(keys) == 1:
+            (name,) = keys
+            was, now = was[name], now[name]
+    if isinstance(was, list) and isinstance(now, list):
+        fewer, more = ([item for item in a if item not in b] for a, b in ((was, now), (now, was)))
+        told = f"without {fewer[0]}" if fewer else f"with {more[0]}" if more else "in another order"
+        return f"other {name}, this run {told}"
+    return f"made with {name} {was}, this run has {now}" if len(f"{was}{now}") < 120 else f"other {name}"
+
+
 class Tuning:
     """A model in training on one task with one seed: where it stands (`step`), and its figures on dev epoch by epoch.
 
@@ -190,8 +205,7 @@ class Tuning:
         state = read_state(path)
         for name, now in self.facts().items():
             if state.get(name) != now:
-                was = state.get(name)
-                told = f"made with {name} {was}, this run has {now}" if len(f"{was}{now}") < 120 else f"other {name}"
+                told = difference(name, state.get(name), now)
                 advice = "go on as it was made, or give a new directory"
                 if name == "epochs":
                     best_of_it = self.directory.parent / "model"  # as seeds.py lays a run out

@@ -188,9 +188,9 @@ def test_inside_a_long_epoch_it_saves_too_and_the_best_epoch_stays(tmp_path):
     ({"plan": replace(PLAN, epochs=4)}, "made with epochs 3, this run has 4; .* --model .*/model --output NEW"),
     ({"plan": replace(PLAN, peak=1e-3)}, "made with peak 0.003, this run has 0.001"),
     ({"name": "other"}, "made with data , this run has other"),
-    ({"task": ClassifyTask(["no", "yes"], 20)}, "made with task"),
+    ({"task": ClassifyTask(["no", "yes"], 20)}, "made with max_length 24, this run has 20"),
     ({"plan": replace(PLAN, micro_tokens=64)}, "made with micro_tokens 4096, this run has 64"),
-    ({"model": lambda: freeze(made := new(), "embeddings") or made}, "other learns"),
+    ({"model": lambda: freeze(made := new(), "embeddings") or made}, "other learns, this run without albert.embed"),
 ])  # fmt: skip
 def test_a_directory_of_another_run_is_refused(tmp_path, change, told):
     tuning(tmp_path).train(5)
