@@ -74,7 +74,7 @@ def add_commands(commands) -> None:
     find.add_argument(
         "--model", metavar="REF", help="what load takes, or a run of finetune; the one that ships if none"
     )
-    find.add_argument("--layer", metavar="SPEC", help="as in embed")
+    find.add_argument("--layer", metavar="SPEC", help="as in embed; what the model says is best, or else the last")
     find.add_argument("--pooling", choices=POOLINGS, help="tokens to a vector: mean")
     find.add_argument("--max-length", type=int, metavar="N", help="tokens, special ones included")
     find.add_argument("--top", type=int, default=10, metavar="N", help="how many texts to show")

@@ -177,8 +177,8 @@ class AnswerTask(Task):
             nothing = next(entry for entry in prediction["best"] if entry["start"] is None)
         beaten = self.no_answer and some is not None and prediction["no_answer"] > self.threshold
         chosen = nothing if some is None or beaten else some
-        keys = ("start", "end", "probability")
-        return prediction | {"answer": chosen["text"]} | {key: chosen[key] for key in keys}
+        said = {"answer": chosen["text"]} | {key: chosen[key] for key in ("start", "end", "probability")}
+        return {"id": prediction["id"]} | said | {key: prediction[key] for key in ("no_answer", "best")}
 
     # ---- how good they are ----
 
