@@ -13,10 +13,11 @@ import torch
 from tqdm import tqdm
 
 from minialbert.convert import load, tokenizer_of
-from minialbert.embed import BLOCK_TEXTS, Embedder, cut_line, finished
+from minialbert.embed import BLOCK_TEXTS, Embedder, finished
 from minialbert.embed.files import WRITERS, open_writer
 from minialbert.embed.pool import POOLINGS, RAGGED, WORD_POOLINGS
 from minialbert.embed.post import Post, PostFit
+from minialbert.embed.prepare import Lost
 from minialbert.embed.shards import ShardWriter
 from minialbert.embed.texts import read_texts
 from minialbert.errors import InputError
@@ -116,31 +117,31 @@ def run_embed(given: argparse.Namespace) -> int:
     if (post or fitted) and (len(shape) > 1 or pooling in RAGGED):
         raise InputError("centring and whitening are for one vector a text: one layer, mean(...) or cat(...)")
 
-    cut: list[int] = []
+    lost = Lost()
     started = time.perf_counter()
     if given.shards:
         width = post.width if post else shape[-1]
         with ShardWriter(given.shards, record, width, given.part, pooling in RAGGED, given.store) as out:
             if out.done_texts:
                 print(f"going on after {out.done_texts} texts", file=sys.stderr)
-            blocks = _blocks(embed, out.skip(texts), layer, pooling, _block(given.part), cut, post=post,
+            blocks = _blocks(embed, out.skip(texts), layer, pooling, _block(given.part), lost, post=post,
                              normalize=given.normalize, **options)  # fmt: skip
             for some, block in blocks:
                 out.write(block.vectors, some, block.items)
     else:
         ragged = pooling if pooling in RAGGED else False
         if fitted:
-            source = _fit(given, embed, texts, layer, pooling, cut, options, fits, origin)
+            source = _fit(given, embed, texts, layer, pooling, lost, options, fits, origin)
             width, source = source[0].width, source[1]
         else:
             width = post.width if post else shape[-1]
-            pairs = _blocks(embed, texts, layer, pooling, BLOCK_TEXTS, cut, post=post, normalize=given.normalize,
+            pairs = _blocks(embed, texts, layer, pooling, BLOCK_TEXTS, lost, post=post, normalize=given.normalize,
                             **options)  # fmt: skip
             source = ((some, block.vectors, block.items) for some, block in pairs)
         with open_writer(given.output, record, width, ragged, given.store) as out:
             for some, vectors, items in source:
                 out.write(vectors, some, items)
-    _summary(given, cut, embed.limit(given.max_length), time.perf_counter() - started)
+    _summary(given, lost, embed.limit(given.max_length), time.perf_counter() - started)
     return 0
 
 
@@ -167,7 +168,7 @@ def _block(part: int) -> int:
     return next(n for n in range(min(part, BLOCK_TEXTS), 0, -1) if part % n == 0)
 
 
-def _blocks(embed: Embedder, texts: Iterable[str], layer, pooling, size: int, cut: list[int], **options) -> Iterator:
+def _blocks(embed: Embedder, texts: Iterable[str], layer, pooling, size: int, lost: Lost, **options) -> Iterator:
     """Texts with their vectors, block by block, with a progress bar on stderr."""
     kept: list[list[str]] = []
 
@@ -180,17 +181,17 @@ def _blocks(embed: Embedder, texts: Iterable[str], layer, pooling, size: int, cu
 
     with tqdm(unit=" texts", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
         for block in embed.stream(remembered(), layer, pooling, block_texts=size, **options):
-            cut += block.cut
+            lost.add(block.cut)
             bar.update(len(block.cut))
             yield kept.pop(0), block
 
 
-def _fit(given, embed: Embedder, texts, layer, pooling, cut, options, fits, origin):
+def _fit(given, embed: Embedder, texts, layer, pooling, lost, options, fits, origin):
     """Embed everything, fit on it, and hand out the vectors again, changed. Raw vectors wait in a temporary file."""
     fitting = PostFit(embed.row_shape(layer)[0], fits["whiten"], center=fits["center"], standardize=fits["standardize"])
     raw = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the generator below
     sizes: list[list[str]] = []
-    for some, block in _blocks(embed, texts, layer, pooling, BLOCK_TEXTS, cut, **options):
+    for some, block in _blocks(embed, texts, layer, pooling, BLOCK_TEXTS, lost, **options):
         fitting.add(block.vectors)
         raw.write(block.vectors.tobytes())
         sizes.append(some)
@@ -207,12 +208,12 @@ def _fit(given, embed: Embedder, texts, layer, pooling, cut, options, fits, orig
     return post, again()
 
 
-def _summary(given: argparse.Namespace, cut: list[int], limit: int, seconds: float) -> None:
-    if any(cut):
-        print(f"warning: {cut_line(cut, limit)}", file=sys.stderr)
+def _summary(given: argparse.Namespace, lost: Lost, limit: int, seconds: float) -> None:
+    if lost.cut:
+        print(f"warning: {lost.line(limit)}", file=sys.stderr)
     target = given.output or given.shards
     if target:
-        print(f"{len(cut)} texts in {seconds:.1f} s to {target}", file=sys.stderr)
+        print(f"{lost.texts} texts in {seconds:.1f} s to {target}", file=sys.stderr)
 
 
 def run_tokenize(given: argparse.Namespace) -> int:

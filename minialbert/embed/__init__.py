@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from minialbert.embed.pool import RAGGED, Layers, check_pooling, join, mix, parse_layers, pool_pieces, pool_texts
 from minialbert.embed.post import Post
-from minialbert.embed.prepare import LONG, Prepared, chunks, prepare
+from minialbert.embed.prepare import LONG, Lost, Prepared, chunks, prepare
 from minialbert.errors import InputError
 from minialbert.model import AlbertModel
 from minialbert.packed import PackedEncoder
@@ -117,14 +117,14 @@ class Embedder:
         if spans is not None and (pooling != "spans" or len(spans) != len(texts)):
             raise InputError(f"spans are for pooling='spans', one list for each of the {len(texts)} texts")
         bar = tqdm(total=len(texts), unit=" texts", disable=not progress and (progress is False or len(texts) < 1000))
-        blocks = []
+        blocks, lost = [], Lost()
         with bar:
             for block in self.stream(texts, layer, pooling, spans=spans, **options):
                 blocks.append(block)
+                lost.add(block.cut)
                 bar.update(len(block.cut))
-        cut = [n for block in blocks for n in block.cut]
-        if any(cut):
-            warnings.warn(cut_line(cut, self.limit(max_length)), stacklevel=2)
+        if lost.cut:
+            warnings.warn(lost.line(self.limit(max_length)), stacklevel=2)
         if pooling in RAGGED:
             return [array for block in blocks for array in block.vectors]
         if not blocks:
@@ -302,12 +302,3 @@ def finished(vectors: np.ndarray, post: Post | None, normalize: bool, exact: boo
         lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
         vectors = vectors / np.where(lengths == 0, 1, lengths)
     return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def cut_line(cut: Sequence[int], limit: int) -> str:
-    """One line about texts that were cut."""
-    some = [n for n in cut if n]
-    return (
-        f"{len(some)} of {len(cut)} texts were cut to {limit} tokens, {sum(some)} tokens lost; "
-        "long='window' (--long window) keeps them"
-    )

@@ -5,6 +5,7 @@ The Embedder in __init__.py runs them; pool.py says what the poolings are.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from minialbert.embed.pool import RAGGED
@@ -23,6 +24,27 @@ class Prepared(NamedTuple):
     rows: list[int] | None = None  # None: all rows of the one window
     groups: list[list[int]] | None = None  # rows of each word or span
     items: list[dict] | None = None  # a label for each vector of a ragged pooling
+
+
+@dataclass
+class Lost:
+    """What a corpus lost to the limit, counted as it goes by: of so many texts some were cut, by so many tokens."""
+
+    texts: int = 0
+    cut: int = 0
+    tokens: int = 0
+
+    def add(self, cut: Sequence[int]) -> None:
+        """More texts, each with how many tokens were cut from it."""
+        self.texts += len(cut)
+        self.cut += sum(n > 0 for n in cut)
+        self.tokens += sum(cut)
+
+    def line(self, limit: int) -> str:
+        return (
+            f"{self.cut} of {self.texts} texts were cut to {limit} tokens, {self.tokens} tokens lost; "
+            "long='window' (--long window) keeps them"
+        )
 
 
 def prepare(

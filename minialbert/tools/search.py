@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from minialbert.embed import Embedder, cut_line, finished
+from minialbert.embed import Embedder, finished
+from minialbert.embed.prepare import Lost
 from minialbert.embed.shards import ShardReader, add_text
 from minialbert.errors import InputError, NameUnknown, nearest
 from minialbert.finetune.classify import KINDS, RegressTask, TextTask
@@ -54,15 +55,14 @@ class Hit(NamedTuple):
 
 def parts_of_texts(embed: Embedder, texts: Iterable[str], size: int = PART, **options: Any) -> Iterator[Part]:
     """Texts with their vectors, embedded as they come; options are those of Embedder.stream. Warns of what is cut."""
-    source, done = iter(texts), 0
-    cut: list[int] = []
+    source, done, lost = iter(texts), 0, Lost()
     while some := list(islice(source, size)):
         (block,) = embed.stream(some, block_texts=size, **options)
         yield Part(done + 1, some, block.vectors)
         done += len(some)
-        cut += block.cut
-    if any(cut):
-        warnings.warn(cut_line(cut, embed.limit(options.get("max_length"))), stacklevel=2)
+        lost.add(block.cut)
+    if lost.cut:
+        warnings.warn(lost.line(embed.limit(options.get("max_length"))), stacklevel=2)
 
 
 def parts_of_shards(reader: ShardReader, texts: Iterable[str] | None = None) -> Iterator[Part]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import minialbert
 from minialbert import AlbertConfig, AlbertModel, Embedder
-from minialbert.embed import cut_line
 from minialbert.embed.post import Post
+from minialbert.embed.prepare import Lost
 from minialbert.errors import InputError, NameUnknown
 
 TEXTS = [
@@ -266,4 +266,7 @@ def test_wrong_texts_and_names_are_refused(embed):
         embed("x", pooling="average")
     with pytest.raises(InputError, match="list 1 of ids is empty"):
         embed.encode_ids([[101, 102], []])
-    assert "3 of 5 texts were cut to 8 tokens, 6 tokens lost" in cut_line([1, 0, 2, 3, 0], 8)
+    lost = Lost()
+    lost.add([1, 0, 2])
+    lost.add([3, 0])
+    assert "3 of 5 texts were cut to 8 tokens, 6 tokens lost" in lost.line(8)
