@@ -46,9 +46,9 @@ class Embedder:
 
     There is no dropout and no padding here, whatever mode the model is in. A vector moves by about 1e-6 with its
     neighbours in the batch, because a matrix product rounds by its shape; `exact=True` runs each text alone and gives
-    the same bits whatever else is embedded. batch_tokens is how many tokens run together, a matter of speed and
-    memory alone. dtype=torch.bfloat16 works on a copy of the model. The model's weights are read once, here: make a
-    new Embedder after training.
+    the same bits whatever else is embedded, on as many threads. batch_tokens is how many tokens run together, a matter
+    of speed and memory alone. dtype=torch.bfloat16 works on a copy of the model. The model's weights are read once,
+    here: make a new Embedder after training.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Embedder:
             raise InputError(f"device={str(device)!r} cannot be used here ({said}); there is {found}") from None
         self.model, self.tokenizer = trunk, tokenizer
         self.encoder = PackedEncoder(trunk)
-        self.batch_tokens = batch_tokens or (2048 if trunk.device.type == "cpu" else 16384)
+        self.batch_tokens = batch_tokens or (4096 if trunk.device.type == "cpu" else 16384)
 
     def __call__(
         self,

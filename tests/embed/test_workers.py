@@ -55,7 +55,7 @@ def test_the_vectors_are_those_of_embedder_beside_the_other_columns(options, emb
 @settings(max_examples=6, deadline=None)
 @given(cuts=st.lists(st.integers(0, 12), max_size=4), exact=st.booleans())
 def test_it_does_not_matter_how_a_corpus_is_cut_into_batches(cuts, exact, embed):
-    worker = EmbedTexts(layer=-1, exact=exact)
+    worker = EmbedTexts(layer=-1, exact=exact, threads=torch.get_num_threads())
     parts = np.split(np.array(TEXTS[:12], dtype=object), sorted(cuts))
     found = np.concatenate([worker({"text": part})["vector"] for part in parts])
     want = embed(TEXTS[:12], layer=-1, exact=exact)
