@@ -136,7 +136,12 @@ class ChunkCache(dict):
     def __missing__(self, chunk: str) -> list[int]:
         tokenizer = self.tokenizer
         words = words_of_chunk(chunk, tokenizer._strip, tokenizer.tokenize_chinese_chars, tokenizer._hf)
-        ids = [number for word in words for _, _, number in tokenizer.spell(word)]
+        whole, most, ids = tokenizer._ids, tokenizer.max_chars, []
+        for word in words:
+            if len(word) <= most and (number := whole.get(word)) is not None:  # most words are pieces
+                ids.append(number)
+            else:
+                ids += [number for _, _, number in tokenizer.spell(word)]
         if len(chunk) <= LONGEST_CACHED:
             if len(self) >= CACHED_CHUNKS:
                 self.clear()
