@@ -21,7 +21,7 @@ import numpy as np
 from minialbert.convert import tokenizer_of
 from tests.pretrain.memory import Taken, watch
 
-TIME, MEMORY = 2.5, 1.1  # the most that twice the texts may take: of processor seconds, of memory at the peak
+TIME, MEMORY = 2.1, 1.1  # the most that twice the texts may take: of processor seconds, of memory at the peak
 COUNTED = 2000  # sentences whose tokens are counted
 MEAN, SPREAD, SHORTEST, LONGEST = 2.7, 0.6, 4, 80  # of the logarithm of a sentence's words; and at least, at most
 
