@@ -1,10 +1,9 @@
 """The encoder of model.py laid out to run over a corpus: the same mathematics, held equal to it by test.
 
 Texts are laid end to end without padding, so nothing is computed for tokens that are not there: N tokens of all texts
-together instead of B x T. Query, key and value are one product. Texts of one length stand beside each other and
-attend as one batch, which needs no mask. What a layer needs for itself is allocated once for all layers, a residual is
-added by the product that follows it, and a bias where the numbers are read anyway. Nobody needs this file to understand
-the model.
+together instead of B x T. Query, key and value are one product. Texts of one length that stand beside each other
+attend as one batch, which needs no mask. What the products write into is allocated once for all layers, and no bias is
+added inside a product, which is slow in bfloat16. Nobody needs this file to understand the model.
 
     N tokens of all texts, end to end; the other letters as in model.py
 """
@@ -22,7 +21,7 @@ from minialbert.errors import InputError
 from minialbert.model import ACTIVATIONS, AlbertModel, Attention, FeedForward
 
 CACHED = 1 << 17  # numbers that a thread works on at a time, few enough to stay in its cache
-FEW = 64  # tokens: for no more than these a product is a third faster with the weight on its left
+FEW = 64  # tokens: for no more than these a product on a CPU, but for bfloat16, is faster with the weight on its left
 
 
 class Space(NamedTuple):
@@ -37,10 +36,11 @@ class Space(NamedTuple):
 class PackedEncoder:
     """Runs an AlbertModel in eval mode over texts laid end to end.
 
-    The weights of query, key and value are copied here into one matrix for each attention; make a new PackedEncoder
-    after changing the model. Of their biases only the query's is added to N rows: the key's adds one number to all
-    scores of a query, which the softmax takes out again, and as the shares of a query sum to 1, the value's goes
-    through attention as it is, into the bias of the output map.
+    The weights of query, key and value are copied here into one matrix for each attention, the others are read where
+    they are: make a new PackedEncoder after changing the model. Modules that stand in for Linear are not called.
+    Of the three biases only the query's is added to N rows: the key's adds one number to all scores of a query, which
+    the softmax takes out again, and as the shares of a query sum to 1, the value's goes through attention as it is,
+    into the bias of the output map.
     """
 
     def __init__(self, model: AlbertModel):
@@ -52,7 +52,8 @@ class PackedEncoder:
             weight = torch.cat([query.weight, key.weight, value.weight]).detach().t()  # [H, 3 H]
             # bfloat16 is a third faster in this order up to 1,000 tokens, float32 is not
             self.qkv.append(weight.contiguous() if weight.dtype == torch.bfloat16 else weight)
-            self.biases.append((query.bias.detach(), (output.bias + output.weight @ value.bias).detach()))
+            fixed = output.bias.double() + output.weight.double() @ value.bias.double()
+            self.biases.append((query.bias.detach(), fixed.detach().to(output.bias.dtype)))
 
     @torch.inference_mode()
     def __call__(
@@ -111,7 +112,7 @@ class PackedEncoder:
             space.context[start:stop].view(count, length, A, D).copy_(out.transpose(1, 2))
             start = stop
         weight = attention.output.weight.t()  # [H, H]
-        return attention.norm(product(space.context, weight, torch.add(x, for_output, out=space.sum), 1))  # [N, H]
+        return attention.norm(added(x, space.context, weight, for_output, space.sum))  # [N, H]
 
     def feed(self, f: int, x: Tensor, space: Space) -> Tensor:
         """The second half: up, activation, down, LayerNorm."""
@@ -120,15 +121,21 @@ class PackedEncoder:
         inner = product(x, ffn.up.weight.t(), space.inner)  # [N, F]
         faster = ffn.act is ACTIVATIONS["gelu_new"] and inner.device.type == "cpu"
         inner = gelu_new_(inner, ffn.up.bias) if faster else ffn.act(inner.add_(ffn.up.bias))  # [N, F]
-        return ffn.norm(product(inner, ffn.down.weight.t(), torch.add(x, ffn.down.bias, out=space.sum), 1))  # [N, H]
+        return ffn.norm(added(x, inner, ffn.down.weight.t(), ffn.down.bias, space.sum))  # [N, H]
 
 
-def product(x: Tensor, weight: Tensor, out: Tensor, keep: float = 0.0) -> Tensor:
-    """keep out + x weight, into out: [N, a] and [a, b] to [N, b]; keep is 0 or 1."""
+def product(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """x weight, [N, a] by [a, b], into out [N, b]."""
     if len(x) > FEW or x.dtype == torch.bfloat16 or x.device.type != "cpu":
-        return torch.addmm(out, x, weight, beta=keep, out=out)
-    few = torch.mm(weight.t(), x.t()).t()  # [N, b]
-    return out.add_(few) if keep else out.copy_(few)
+        return torch.mm(x, weight, out=out)
+    return out.copy_(torch.mm(weight.t(), x.t()).t())
+
+
+def added(x: Tensor, inside: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    """x + inside weight + bias, into out [N, H]."""
+    if len(x) <= FEW or x.dtype in (torch.bfloat16, torch.float16):  # half: each sum rounds, so the largest comes last
+        return product(inside, weight, out).add_(bias).add_(x)
+    return torch.add(x, bias, out=out).addmm_(inside, weight)
 
 
 def gelu_new_(x: Tensor, bias: Tensor) -> Tensor:

@@ -45,6 +45,23 @@ def test_packed_equals_padded_at_every_layer(which, lengths, double, seed):
         assert (got[layer] - want[mask]).abs().max() < (1e-10 if double else 1e-5), layer
 
 
+def test_bfloat16_is_as_near_to_float64_as_in_model_py():
+    torch.manual_seed(0)
+    model = AlbertModel(tiny_config(hidden_size=64, intermediate_size=256, num_attention_heads=4)).eval().double()
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight, std=0.05)
+    ids = torch.randint(0, 31, (64, 16))
+    with torch.no_grad():
+        want = model(ids).last_hidden_state.flatten(0, 1)
+        half = model.bfloat16()
+        padded = half(ids).last_hidden_state.flatten(0, 1)
+    L = model.config.num_visits
+    laid = PackedEncoder(half)(ids.flatten(), ids.flatten() * 0, [16] * 64, [L])[L]
+    errors = [(x.double() - want).abs().mean() for x in (laid, padded)]
+    assert errors[0] < 1.1 * errors[1], errors
+
+
 def test_a_lower_layer_costs_only_the_layers_below_it():
     model = AlbertModel(CONFIGS[0]).eval()
     encoder, visits = PackedEncoder(model), []

@@ -47,8 +47,8 @@ class Embedder:
     There is no dropout and no padding here, whatever mode the model is in. A vector moves by about 1e-6 with its
     neighbours in the batch, because a matrix product rounds by its shape; `exact=True` runs each text alone and gives
     the same bits whatever else is embedded, on as many threads. batch_tokens is how many tokens run together, a matter
-    of speed and memory alone. dtype=torch.bfloat16 works on a copy of the model. The model's weights are read once,
-    here: make a new Embedder after training.
+    of speed and memory alone. dtype=torch.bfloat16 works on a copy of the model. Some of the model's weights are
+    copied here: make a new Embedder after training.
     """
 
     def __init__(
@@ -168,6 +168,9 @@ class Embedder:
         ids = [list(map(int, row)) for row in ids]
         if empty := [i for i, row in enumerate(ids) if not row]:
             raise InputError(f"list {empty[0]} of ids is empty; even an empty text has its special tokens")
+        V, top = self.model.config.vocab_size, max((max(row) for row in ids), default=0)
+        if top >= V or min((min(row) for row in ids), default=0) < 0:
+            raise InputError(f"ids run from {min(map(min, ids))} to {top}, the table has rows 0..{V - 1}")
         if types is None and any(row.count(self.tokenizer.sep_id) > 1 for row in ids):
             warnings.warn(
                 "lists of ids with two [SEP], a pair, but no types: all is taken as one segment", stacklevel=2
@@ -175,6 +178,9 @@ class Embedder:
         types = [[0] * len(row) for row in ids] if types is None else [list(row) for row in types]
         if [len(row) for row in types] != [len(row) for row in ids]:
             raise InputError("types must have a number for each id")
+        kinds = self.model.config.type_vocab_size
+        if any(not 0 <= kind < kinds for row in types for kind in row):
+            raise InputError(f"types must be 0..{kinds - 1}")
         prepared = [Prepared([list(row)], [list(kinds)]) for row, kinds in zip(ids, types, strict=True)]
         layers = self.layers(layer, pooling)
         vectors = self.run(prepared, layers, pooling, "mean", exact)

@@ -266,6 +266,12 @@ def test_wrong_texts_and_names_are_refused(embed):
         embed("x", pooling="average")
     with pytest.raises(InputError, match="list 1 of ids is empty"):
         embed.encode_ids([[101, 102], []])
+    with pytest.raises(InputError, match=r"ids run from 5 to 99999, the table has rows 0\.\.30521"):
+        embed.encode_ids([[101, 5], [99999]])
+    with pytest.raises(InputError, match="ids run from -1 to 102"):
+        embed.encode_ids([[-1, 102]])
+    with pytest.raises(InputError, match=r"types must be 0\.\.1"):
+        embed.encode_ids([[101, 102]], types=[[0, 2]])
     lost = Lost()
     lost.add([1, 0, 2])
     lost.add([3, 0])
