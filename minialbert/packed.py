@@ -52,8 +52,10 @@ class PackedEncoder:
             weight = torch.cat([query.weight, key.weight, value.weight]).detach().t()  # [H, 3 H]
             # bfloat16 is a third faster in this order up to 1,000 tokens, float32 is not
             self.qkv.append(weight.contiguous() if weight.dtype == torch.bfloat16 else weight)
-            fixed = output.bias.double() + output.weight.double() @ value.bias.double()
-            self.biases.append((query.bias.detach(), fixed.detach().to(output.bias.dtype)))
+            b, w, v = (
+                x.detach().cpu().double() for x in (output.bias, output.weight, value.bias)
+            )  # mps has no float64
+            self.biases.append((query.bias.detach(), (b + w @ v).to(output.bias)))
 
     @torch.inference_mode()
     def __call__(
