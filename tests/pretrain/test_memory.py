@@ -12,19 +12,20 @@ VOCABULARY = GOLDEN / "tokenizer" / "albert-tiny-500.model"
 MB = 1_000_000
 
 
-@pytest.mark.parametrize("workers, small, large", [(1, 4, 20), (2, 8, 24)])
+@pytest.mark.parametrize("workers, small, large", [(1, 4, 20), (2, 8, 40)])
 def test_more_text_takes_the_same_memory(tmp_path, workers, small, large):
-    """What is kept of 16 MB of text, as text or as numbers of Python, would be 16 MB and more.
+    """What is kept of the rest of the text, as text or as numbers of Python, would be its size and more.
 
-    The small corpus is two shards, and for two processes more than what waits for them.
+    The small corpus is two shards, and for two processes more than what waits for them; how much waits is a matter of
+    who is faster, 15 MB of it on a busy machine.
     """
     text, taken = made_up(MB), []
     for size in (small, large):
         write_corpus(tmp_path / "corpus.txt", text, size * MB)
         taken.append(prepare(tmp_path / "corpus.txt", VOCABULARY, tmp_path / str(size), workers, shard_tokens=1 << 19))
         print(f"{workers} workers, {size} MB of text: {taken[-1]}")
-    assert taken[1].largest - taken[0].largest < 8 * MB
-    assert taken[1].together - taken[0].together < 12 * MB
+    assert taken[1].largest - taken[0].largest < (large - small) * MB / 2
+    assert taken[1].together - taken[0].together < (large - small) * MB * 3 / 4
     assert taken[1].peak < memory.LIMIT
 
 
