@@ -246,22 +246,23 @@ class Embedder:
         most = 1 if exact else self.batch_tokens
         results: list[Any] = [None] * len(prepared)
         length = [len(text.windows[0]) for text in prepared]
-        short = sorted((i for i, text in enumerate(prepared) if text.rows is None), key=lambda i: -length[i])
-        for chunk in chunks(short, [length[i] for i in short], most):
-            texts = [prepared[i] for i in chunk]
-            states = self.states([text.windows[0] for text in texts], [text.types[0] for text in texts], layers)
-            vectors = self.pool(states, [length[i] for i in chunk], texts, layers, pooling, word_pooling)
-            for i, vector in zip(chunk, vectors, strict=True):
-                results[i] = vector
-        for i, text in enumerate(prepared):
-            if text.rows is None:
-                continue
-            parts = []
-            for chunk in chunks(list(range(len(text.windows))), [len(window) for window in text.windows], most):
-                parts.append(self.states([text.windows[n] for n in chunk], [text.types[n] for n in chunk], layers))
-            rows = torch.tensor(text.rows, device=self.model.device)
-            states = [torch.cat(part)[rows] for part in zip(*parts, strict=True)]
-            (results[i],) = self.pool(states, [len(rows)], [text], layers, pooling, word_pooling)
+        with torch.autocast(self.model.device.type, enabled=False):  # what packed.py writes into has the model's type
+            short = sorted((i for i, text in enumerate(prepared) if text.rows is None), key=lambda i: -length[i])
+            for chunk in chunks(short, [length[i] for i in short], most):
+                texts = [prepared[i] for i in chunk]
+                states = self.states([text.windows[0] for text in texts], [text.types[0] for text in texts], layers)
+                vectors = self.pool(states, [length[i] for i in chunk], texts, layers, pooling, word_pooling)
+                for i, vector in zip(chunk, vectors, strict=True):
+                    results[i] = vector
+            for i, text in enumerate(prepared):
+                if text.rows is None:
+                    continue
+                parts = []
+                for chunk in chunks(list(range(len(text.windows))), [len(window) for window in text.windows], most):
+                    parts.append(self.states([text.windows[n] for n in chunk], [text.types[n] for n in chunk], layers))
+                rows = torch.tensor(text.rows, device=self.model.device)
+                states = [torch.cat(part)[rows] for part in zip(*parts, strict=True)]
+                (results[i],) = self.pool(states, [len(rows)], [text], layers, pooling, word_pooling)
         return results
 
     def states(self, ids: list[list[int]], types: list[list[int]], layers: Layers) -> list[Tensor]:

@@ -224,6 +224,15 @@ def test_bfloat16_works_on_a_copy_and_points_the_same_way(embed):
     assert (a * b).sum(1).min() > 0.999 and half.provenance()["dtype"] == "bfloat16"
 
 
+def test_autocast_around_it_changes_nothing(embed):
+    def vectors():
+        return [embed(TEXTS), embed(TEXTS, pooling="pooler"), embed.encode_ids([[2, 5, 3]])]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = vectors()
+    assert all(map(np.array_equal, cast, vectors()))
+
+
 def test_training_mode_of_the_model_does_not_matter(embed):
     model, tokenizer = embed.model, embed.tokenizer
     want = embed(TEXTS)
