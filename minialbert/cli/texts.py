@@ -99,7 +99,6 @@ def run_embed(given: argparse.Namespace) -> int:
     model, tokenizer = load(given.model)
     embed = Embedder(model, tokenizer, batch_tokens=given.batch_tokens, device=given.device,
                      dtype=getattr(torch, given.dtype))  # fmt: skip
-    print(f"{tokenizer.describe()}", file=sys.stderr)
     layer, pooling = embed.default(given.layer, given.pooling), given.pooling
     origin = embed.provenance(layer, pooling, long=given.long, max_length=embed.limit(given.max_length),
                               word_pooling=given.word_pooling if pooling == "words" else None)  # fmt: skip
@@ -117,6 +116,7 @@ def run_embed(given: argparse.Namespace) -> int:
     if (post or fitted) and (len(shape) > 1 or pooling in RAGGED):
         raise InputError("centring and whitening are for one vector a text: one layer, mean(...) or cat(...)")
 
+    print(tokenizer.describe(), file=sys.stderr)
     lost = Lost()
     started = time.perf_counter()
     if given.shards:
