@@ -66,8 +66,9 @@ def bench(
     if unknown := [name for name in rows or () if name not in ROWS]:
         near = nearest(unknown[0], ROWS)
         raise NameUnknown(f"no row named {unknown[0]!r}. Nearest: {near or 'none'}. All: {', '.join(ROWS)}")
-    if (repeats or 1) < 1 or (count or 1) < 1 or 0 in (repeats, count):
-        raise InputError(f"repeats={repeats} count={count}: both must be at least 1")
+    for what, number in (("repeats", repeats), ("count", count)):
+        if number is not None and number < 1:
+            raise InputError(f"{what}={number} must be at least 1")
     repeats, count = repeats or (1 if quick else 3), count or (24 if quick else 96)
     with tempfile.TemporaryDirectory(prefix="minialbert-") as folder:
         subject = subject_of(ref, preset, texts, repeats, count, quick, Path(folder), say)
@@ -123,6 +124,9 @@ def subject_of(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = AlbertModel(config).eval()
+            for path, weight in model.named_parameters():
+                if path.endswith("bias"):  # 0 at first, which hides how they round
+                    torch.nn.init.normal_(weight, std=0.02)
     P = model.config.max_position_embeddings
     ids = sentences(count, model.config.vocab_size, P)
     if file and tokenizer is not None:

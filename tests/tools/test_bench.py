@@ -495,8 +495,10 @@ def test_unusable_arguments_are_refused():
         bench(rows=["corpsu"], quick=True)
     with pytest.raises(NameUnknown, match="albert-base-v2"):
         bench(preset="albert-bse-v2")
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="repeats=0 must be"):
         bench(repeats=0)
+    with pytest.raises(InputError, match="count=0 must be"):
+        bench(count=0)
     with pytest.raises(InputError, match="needs --model"):
         bench(texts="texts.txt")
     with pytest.raises(InputError, match="--threads 0"):
