@@ -36,8 +36,9 @@ class Space(NamedTuple):
 class PackedEncoder:
     """Runs an AlbertModel in eval mode over texts laid end to end.
 
-    The weights of query, key and value are copied here into one matrix for each attention, the others are read where
-    they are: make a new PackedEncoder after changing the model. Modules that stand in for Linear are not called.
+    The weights of query, key and value are copied here into one matrix for each attention, anew whenever they have
+    changed (but through `.data`, where torch does not see it); the others are read where they are. Modules that stand
+    in for Linear are not called.
     Of the three biases only the query's is added to N rows: the key's adds one number to all scores of a query, which
     the softmax takes out again, and as the shares of a query sum to 1, the value's goes through attention as it is,
     into the bias of the output map.
@@ -45,17 +46,24 @@ class PackedEncoder:
 
     def __init__(self, model: AlbertModel):
         self.model = model
-        self.qkv, self.biases = [], []
-        for attention in model.encoder.attentions:
-            assert isinstance(attention, Attention)
-            query, key, value, output = attention.query, attention.key, attention.value, attention.output
+        self.seen: list[tuple[Tensor, int]] = []  # the weights of every attention, and their versions, when joined
+        self.join()
+
+    def join(self) -> None:
+        """Makes the copies, if the weights are not as they were."""
+        maps = [(a.query, a.key, a.value, a.output) for a in self.model.encoder.attentions if isinstance(a, Attention)]
+        weights = [weight for four in maps for linear in four for weight in (linear.weight, linear.bias)]
+        now = [(weight.detach(), 0 if weight.is_inference() else weight._version) for weight in weights]
+        if len(now) == len(self.seen) and all(map(same, now, self.seen)):
+            return
+        qkv, biases = [], []
+        for query, key, value, output in maps:
             weight = torch.cat([query.weight, key.weight, value.weight]).detach().t()  # [H, 3 H]
             # bfloat16 is a third faster in this order up to 1,000 tokens, float32 is not
-            self.qkv.append(weight.contiguous() if weight.dtype == torch.bfloat16 else weight)
-            b, w, v = (
-                x.detach().cpu().double() for x in (output.bias, output.weight, value.bias)
-            )  # mps has no float64
-            self.biases.append((query.bias.detach(), (b + w @ v).to(output.bias)))
+            qkv.append(weight.contiguous() if weight.dtype == torch.bfloat16 else weight)
+            bias, weight, through = (x.detach().cpu().double() for x in (output.bias, output.weight, value.bias))
+            biases.append((query.bias.detach(), (bias + weight @ through).to(output.bias)))
+        self.qkv, self.biases, self.seen = qkv, biases, now
 
     @torch.inference_mode()
     def __call__(
@@ -89,9 +97,12 @@ class PackedEncoder:
             x = table.projection(x)  # [N, H]
         if 0 in layers:
             kept[0] = x
-        N, H, inner = len(ids), model.config.hidden_size, model.config.intermediate_size
+        visits = plan[: max(max(layers), 0)]
+        if visits:
+            self.join()
+        N, H, inner = len(ids) if visits else 0, model.config.hidden_size, model.config.intermediate_size
         space = Space(*(x.new_empty(N, width) for width in (3 * H, H, H, inner)))
-        for layer, (a, f) in enumerate(plan[: max(max(layers), 0)], start=1):
+        for layer, (a, f) in enumerate(visits, start=1):
             x = self.attend(a, x, runs, space)  # [N, H]
             x = self.feed(f, x, space)  # [N, H]
             if layer in layers:
@@ -124,6 +135,11 @@ class PackedEncoder:
         faster = ffn.act is ACTIVATIONS["gelu_new"] and inner.device.type == "cpu"
         inner = gelu_new_(inner, ffn.up.bias) if faster else ffn.act(inner.add_(ffn.up.bias))  # [N, F]
         return ffn.norm(added(x, inner, ffn.down.weight.t(), ffn.down.bias, space.sum))  # [N, H]
+
+
+def same(now: tuple[Tensor, int], then: tuple[Tensor, int]) -> bool:
+    """Whether a weight lies where it lay, and nothing was written into it since."""
+    return now[1] == then[1] and now[0].is_set_to(then[0])
 
 
 def product(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:

@@ -62,6 +62,49 @@ def test_bfloat16_is_as_near_to_float64_as_in_model_py():
     assert errors[0] < 1.1 * errors[1], errors
 
 
+def one_step(model):
+    model(torch.tensor([[1, 2, 3]])).last_hidden_state[0, 0].sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+@torch.no_grad()
+def one_number(model):
+    model.encoder.attentions[0].value.bias[3] += 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        one_step,
+        one_number,
+        torch.inference_mode()(one_number),
+        lambda model: model.load_state_dict(AlbertModel(model.config).state_dict()),
+        lambda model: model.double(),
+        lambda model: model.bfloat16().float(),
+        lambda model: setattr(model.encoder.attentions[0], "query", torch.nn.Linear(12, 12)),
+    ],
+    ids=["step", "number", "in inference mode", "state", "float64", "there and back", "module"],
+)
+def test_a_changed_model_is_followed(change):
+    model = AlbertModel(CONFIGS[0]).eval()
+    ids = torch.randint(0, 31, (9,))
+    encoder = PackedEncoder(model)
+    before, copies = encoder(ids, ids * 0, [9], [2])[2], encoder.qkv
+    assert torch.equal(encoder(ids, ids * 0, [9], [2])[2], before) and encoder.qkv is copies, "copied once"
+    change(model)
+    after = encoder(ids, ids * 0, [9], [2])[2]
+    assert torch.equal(after, PackedEncoder(model)(ids, ids * 0, [9], [2])[2]) and not torch.equal(after, before)
+
+
+def test_a_model_loaded_in_inference_mode_runs():
+    with torch.inference_mode():
+        model = AlbertModel(CONFIGS[0]).eval()
+    ids = torch.tensor([1, 2, 3])
+    with torch.no_grad():
+        want = model(ids[None]).last_hidden_state[0]
+    assert (PackedEncoder(model)(ids, ids * 0, [3], [6])[6] - want).abs().max() < 1e-5
+
+
 def test_a_lower_layer_costs_only_the_layers_below_it():
     model = AlbertModel(CONFIGS[0]).eval()
     encoder, visits = PackedEncoder(model), []

@@ -47,8 +47,8 @@ class Embedder:
     There is no dropout and no padding here, whatever mode the model is in. A vector moves by about 1e-6 with its
     neighbours in the batch, because a matrix product rounds by its shape; `exact=True` runs each text alone and gives
     the same bits whatever else is embedded, on as many threads. batch_tokens is how many tokens run together, a matter
-    of speed and memory alone. dtype=torch.bfloat16 works on a copy of the model. Some of the model's weights are
-    copied here: make a new Embedder after training.
+    of speed and memory alone. device and dtype, where they are not the model's own, work on a copy of it; else
+    a model that is trained further or changed in place is followed.
     """
 
     def __init__(
