@@ -2,13 +2,13 @@
 
 import argparse
 import json
+import pickle
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -187,23 +187,22 @@ def _blocks(embed: Embedder, texts: Iterable[str], layer, pooling, size: int, lo
 
 
 def _fit(given, embed: Embedder, texts, layer, pooling, lost, options, fits, origin):
-    """Embed everything, fit on it, and hand out the vectors again, changed. Raw vectors wait in a temporary file."""
+    """Embed everything, fit on it, and hand out the vectors again, changed; meanwhile they wait in a temporary file."""
     fitting = PostFit(embed.row_shape(layer)[0], fits["whiten"], center=fits["center"], standardize=fits["standardize"])
-    raw = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the generator below
-    sizes: list[list[str]] = []
+    waiting, count = tempfile.TemporaryFile(), 0  # noqa: SIM115  # lives as long as the generator below
     for some, block in _blocks(embed, texts, layer, pooling, BLOCK_TEXTS, lost, **options):
         fitting.add(block.vectors)
-        raw.write(block.vectors.tobytes())
-        sizes.append(some)
+        pickle.dump((some, block.vectors), waiting)
+        count += 1
     post = fitting.finish(origin)
     if given.save_post:
         post.save(given.save_post)
 
     def again() -> Iterator:
-        raw.seek(0)
-        for some in sizes:
-            data = np.frombuffer(raw.read(len(some) * fitting.width * 4), np.float32).reshape(len(some), -1)
-            yield some, finished(data, post, given.normalize, given.exact), None
+        waiting.seek(0)
+        for _ in range(count):
+            some, vectors = pickle.load(waiting)
+            yield some, finished(vectors, post, given.normalize, given.exact), None
 
     return post, again()
 
