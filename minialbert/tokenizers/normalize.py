@@ -220,6 +220,8 @@ def chunks_of(text: str, lower: bool = True, hf: bool = True) -> list[str]:
 
 def words_of_chunk(chunk: str, strip_accents: bool = True, cjk: bool = True, hf: bool = True) -> list[str]:
     """The words in a chunk of `chunks_of`: signs and ideographs by themselves, accents dropped."""
+    if chunk.isalnum() and chunk.isascii():  # most are
+        return [chunk]
     runs = (RUNS if cjk else RUNS_NO_CJK).findall(chunk)
     return runs if chunk.isascii() else [word for run in runs for word in words_of_run(run, strip_accents, hf)]
 

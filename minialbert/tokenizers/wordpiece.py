@@ -5,6 +5,7 @@ base.py does the rest; English ALBERT's tokenizer is in sentencepiece.py.
 Source: Devlin et al. 2019 and the rules of Google's tokenizer, as measured.
 """
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -133,19 +134,21 @@ class ChunkCache(dict):
         super().__init__()
         self.tokenizer = tokenizer
 
-    def __missing__(self, chunk: str) -> list[int]:
+    def __missing__(self, chunk: str) -> Sequence[int]:
         tokenizer = self.tokenizer
         words = words_of_chunk(chunk, tokenizer._strip, tokenizer.tokenize_chinese_chars, tokenizer._hf)
         whole, most, ids = tokenizer._ids, tokenizer.max_chars, []
         for word in words:
             if len(word) <= most and (number := whole.get(word)) is not None:  # most words are pieces
                 ids.append(number)
+            elif len(words) > 1:
+                ids += self[word]  # it may have stood alone, or beside another sign
             else:
                 ids += [number for _, _, number in tokenizer.spell(word)]
         if len(chunk) <= LONGEST_CACHED:
             if len(self) >= CACHED_CHUNKS:
                 self.clear()
-            self[chunk] = ids
+            self[chunk] = tuple(ids)
         return ids
 
 

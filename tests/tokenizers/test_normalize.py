@@ -41,6 +41,7 @@ def test_fast_cleaning_equals_aligned_cleaning(text, lower, accents, space, hf):
 def test_fast_words_equal_aligned_words(text, lower, strip, cjk, hf):
     aligned = [text_of(word) for word in words_aligned(text, lower, strip, cjk, hf)]
     assert words_fast(text, lower, strip, cjk, hf) == aligned
+    assert all(words_of_chunk(word, strip, cjk, hf) == [word] for word in aligned), "ChunkCache takes words as chunks"
 
 
 @given(any_text, flags, flags, flags, flags)
