@@ -301,6 +301,30 @@ def test_the_keyboard_alone_reaches_and_works_everything(opened, probs):
     assert tab.locator("#tip").is_hidden()
 
 
+def test_scrolling_takes_along_the_box_that_keys_opened_and_closes_the_pointers(opened):
+    tab = opened()
+    tab.set_viewport_size({"width": 900, "height": 500})
+    tab.evaluate("scrollTo(0, 0)")
+    tab.locator("table.lens button").first.focus()  # which brings it into view: the page scrolls after the box is open
+    tip, scrolled = tab.locator("#tip"), "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    tab.evaluate(scrolled)
+    assert tab.evaluate("scrollY") > 0 and tip.is_visible()
+    before, place = tip.bounding_box(), tab.evaluate("scrollY")
+    tab.evaluate("scrollBy(0, 30)")
+    tab.evaluate(scrolled)
+    assert tip.is_visible() and tip.bounding_box()["y"] - before["y"] == place - tab.evaluate("scrollY") != 0
+    tab.keyboard.press("Escape")
+    tab.evaluate("scrollBy(0, -10)")
+    tab.evaluate(scrolled)
+    assert tip.is_hidden()
+
+    tab.locator("table.lens button").nth(8).hover()
+    assert tip.is_visible()
+    tab.evaluate("scrollBy(0, 30)")
+    tab.evaluate(scrolled)
+    assert tip.is_hidden()
+
+
 def test_every_control_and_picture_has_a_name(opened):
     for name in ("main", "bert"):
         tab = opened(name)

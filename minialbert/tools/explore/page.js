@@ -223,10 +223,17 @@ function bar() {
 
 // ---- the one floating box ----
 
+let anchor = null; // the node that the box hangs on, unless it hangs on the pointer
+
 function tip(node, content, x = null, y = null) {
+  anchor = x === null ? node : null;
+  byId("tip").replaceChildren(...content);
+  byId("tip").hidden = false;
+  put(node, x, y);
+}
+
+function put(node, x = null, y = null) {
   const box = byId("tip");
-  box.replaceChildren(...content);
-  box.hidden = false;
   const place = node.getBoundingClientRect();
   const [left, top] = [x ?? place.left, y ?? place.bottom];
   const fits = top + box.offsetHeight + 12 <= innerHeight;
@@ -235,6 +242,11 @@ function tip(node, content, x = null, y = null) {
 }
 
 const untip = () => (byId("tip").hidden = true);
+
+function scrolled() {
+  if (anchor && anchor === document.activeElement) put(anchor); // what keys reach comes into view, and its box with it
+  else untip();
+}
 
 // ---- the heading, and the drawing of the block and its visits ----
 
@@ -722,7 +734,7 @@ function keys() {
     const within = (x, low, high) => Math.max(low, Math.min(high, x));
     choose({ layer: within(state.layer + step[0], 1, L), head: within(state.head + step[1], 0, A - 1) });
   });
-  addEventListener("scroll", untip, { passive: true });
+  addEventListener("scroll", scrolled, { passive: true, capture: true }); // of the tables too
   addEventListener("hashchange", () => choose(fromLink()));
 }
 
