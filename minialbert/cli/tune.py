@@ -200,7 +200,7 @@ def run_finetune(given: argparse.Namespace) -> int:
     note(table(first, given.no_gradient))
     learns = "lora" if given.lora is not None else "head" if given.learn == ["head"] else "all"
     rows = len(task.features(tokenizer, train.examples))
-    usual = preset(task.name, first.config, rows, learns)
+    usual = preset(task.name, first.config, rows, learns, len(task.labels))
     tell_lost(task.counts)
     plan = Plan(
         epochs=usual.epochs if given.epochs is None else given.epochs,

@@ -25,14 +25,15 @@ from minialbert.embed import Embedder
 from minialbert.finetune.freeze import learn_only
 from minialbert.finetune.loop import Plan
 from minialbert.finetune.lora import Lora, with_lora
+from minialbert.finetune.presets import preset
 from minialbert.finetune.seeds import finetune
 from minialbert.finetune.tasks import read, started, task_for, task_name
 from minialbert.tools.probe import probe
 
-SETS = {  # name: train, dev, epochs
+SETS = {  # name: train, dev, epochs; 0: epochs and rates that the command takes by itself
     "pair-sts-europarl": ("train.tsv", "dev.tsv", 6),
     "pair-entailment-med": ("train.tsv", "dev.tsv", 5),
-    "classification-banking77": ("train.tsv", "test.tsv", 10),
+    "classification-banking77": ("train.tsv", "test.tsv", 0),
     "ner-wikigold": ("train.conll", "dev.conll", 6),
     "qa-qed": ("train.json", "dev.json", 2),
 }
@@ -74,7 +75,11 @@ def run(model: str, name: str, method: str, seed: int, data: Path) -> dict[str, 
             return with_lora(made, Lora(made.config, 8, 16.0, ("attention", "ffn")))
         return made
 
-    plan = Plan(epochs=epochs, batch=16 if task.name == "answer" else 32, peak=PEAKS[model][method], dtype="bfloat16")
+    given = (epochs, 16 if task.name == "answer" else 32, PEAKS[model][method])
+    if not epochs:
+        learns, config = {"full": "all"}.get(method, method), load(MODELS[model])[0].config
+        given = preset(task.name, config, len(train.examples), learns, len(task.labels))
+    plan = Plan(*given, dtype="bfloat16")
     with tempfile.TemporaryDirectory() as scratch:
         report = finetune(scratch, make, tokenizer_of(MODELS[model]), task, plan, train.examples, dev.examples,
                           seeds=[seed], progress=False)  # fmt: skip
