@@ -33,7 +33,7 @@ def test_many_labels_raise_the_rate_of_a_narrow_model(H, learns, few, many):
     config = narrow(H)
     assert preset("classification", config, 1000, learns, 19).peak == few
     assert preset("classification", config, 1000, learns, 20).peak == many
-    assert preset("tag", config, 1000, learns, 20).peak == few  # a word is an example: no label has a dozen
+    assert preset("tag", config, 1000, learns, 20).peak == few  # measured for texts alone
 
 
 @given(st.integers(1, 10**7), st.sampled_from(["classification", "regression", "tag", "answer", "choice"]))
